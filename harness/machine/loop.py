@@ -1,7 +1,7 @@
 """Loop devices by ioctl: no losetup, no leak.
 
 A device is bound with LO_FLAGS_AUTOCLEAR, so the kernel releases it when the last opener (this process, a mount) is
-gone, however that came about. It carries our ownership mark in lo_file_name. Source: loop(4), include/uapi/linux/loop.h.
+gone, however that came about. It carries our ownership mark in lo_file_name. Source: loop(4), uapi/linux/loop.h.
 """
 
 import errno

@@ -44,6 +44,11 @@ class Workspace(NamedTuple):
     def engine(self) -> str:
         return f"{self.root}/engine"
 
+    @property
+    def own(self) -> str:
+        """A folder that each worker covers with a tmpfs of its own (own_folder): one path, another content in each."""
+        return f"{self.root}/own"
+
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
@@ -65,6 +70,7 @@ def enter_private_mounts() -> Workspace:
         _entered = Workspace(root)
         os.mkdir(_entered.volume)
         os.mkdir(_entered.engine)
+        os.mkdir(_entered.own)
     return _entered
 
 
@@ -75,6 +81,12 @@ def unshare_again() -> Workspace:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     return _entered
+
+
+def own_folder(workspace: Workspace) -> str:
+    """Cover `workspace.own` with a tmpfs that this mount namespace alone sees, and return its path."""
+    syscalls.mount("crash-harness", workspace.own, "tmpfs", syscalls.MS_NOSUID, "mode=0755")
+    return workspace.own
 
 
 def mount_volume(device: str, target: str, fs_type: str, options: str = "") -> None:

@@ -1,0 +1,275 @@
+"""The loop that answers the kernel: one thread, one connection, files `disk`, `promise` and `mark`.
+
+Every answer is given after its event is in the log, so an event that anybody has seen happen is in the log, and before
+everything that was asked for afterwards. Payloads are read by the kernel straight into the log (no copy): the place
+where the next one belongs is part of every readv(2).
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import NamedTuple
+
+from harness.blocklog import LogWriter
+from harness.blocklog.format import PROMISE
+from harness.engine import status as page
+from harness.engine.blocks import BlockIndex
+from harness.engine.messages import Frames, Lines
+from harness.errors import BoundExceeded
+from harness.machine import fuse
+from harness.machine.fuse import Attributes, Op
+
+_ROOT, _DISK, _PROMISE, _MARK = fuse.ROOT_ID, 2, 3, 4
+_NAMES = {b"disk": _DISK, b"promise": _PROMISE, b"mark": _MARK}
+
+_HEAD = fuse.WRITE_REQUEST.size
+_HEADER = fuse.IN_HEADER.size
+
+LOG_SLACK = fuse.REQUEST_MAX + (64 << 10)
+"""Bytes that the log's memory must have beyond its bound, so that any request can be received at its end."""
+
+# A backlog that never fills: the loop device has at most 128 requests in flight (drivers/block/loop.c, queue depth).
+_MAX_BACKGROUND = 256
+
+_WANTED = fuse.ASYNC_READ | fuse.ATOMIC_O_TRUNC | fuse.BIG_WRITES | fuse.ASYNC_DIO | fuse.MAX_PAGES
+
+# The page cache must never absorb a write: with DIRECT_IO each one is a request, answered before write(2) returns.
+_OPEN_FLAGS = {
+    _DISK: fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES,
+    _PROMISE: fuse.FOPEN_DIRECT_IO,
+    _MARK: fuse.FOPEN_DIRECT_IO,
+}
+
+_GONE = {errno.ENODEV}  # unmounted, or the connection was aborted
+_AGAIN = {errno.ENOENT, errno.EINTR, errno.EAGAIN}  # the request was withdrawn while it was being read
+
+_BYTES = page.BYTES
+
+
+class Reply(NamedTuple):
+    """What to answer: an errno (0: none) and the body, which is sent from where it lies."""
+
+    error: int = 0
+    body: bytes | memoryview = b""
+
+
+_DONE = Reply()
+_Handler = Callable[[int, memoryview], Reply | None]
+
+
+class Server:
+    """Serves one volume of `size` bytes from `base_fd` and `memory` (the whole log, LOG_SLACK beyond `log_max`)."""
+
+    def __init__(
+        self, fd: int, *, base_fd: int, size: int, sector: int, memory: memoryview, log_max: int, words: memoryview
+    ) -> None:
+        self._fd = fd
+        self._size = size
+        self._sector = sector
+        self._memory = memory
+        self._log_max = log_max
+        self._words = words
+        self._log = LogWriter(memory[:log_max])
+        self._index = BlockIndex(size, sector, memory, base_fd)
+        self._head = bytearray(_HEAD)
+        self._scratch = memoryview(bytearray(fuse.REQUEST_MAX + 2 * sector))
+        self._lines: dict[int, Lines] = {}
+        self._frames = Frames()
+        self._handles = 0
+        self._announce: Callable[[], None] = lambda: None
+        self._attributes = {
+            _ROOT: Attributes(_ROOT, 0, stat.S_IFDIR | 0o755),
+            _DISK: Attributes(_DISK, size, stat.S_IFREG | 0o600),
+            _PROMISE: Attributes(_PROMISE, 0, stat.S_IFREG | 0o666),
+            _MARK: Attributes(_MARK, 0, stat.S_IFREG | 0o600),
+        }
+        self._handlers: dict[int, _Handler] = {
+            Op.LOOKUP: self._lookup,
+            Op.FORGET: self._no_answer,
+            Op.BATCH_FORGET: self._no_answer,
+            Op.INTERRUPT: self._no_answer,
+            Op.GETATTR: self._getattr,
+            Op.SETATTR: self._getattr,  # truncating a file of messages changes nothing
+            Op.OPEN: self._open,
+            Op.READ: self._read,
+            Op.WRITE: self._write,
+            Op.STATFS: self._statfs,
+            Op.RELEASE: self._release,
+            Op.FSYNC: self._fsync,
+            Op.FLUSH: self._close,
+            Op.INIT: self._init,
+            Op.DESTROY: self._nothing,
+            Op.FALLOCATE: self._fallocate,
+            Op.LSEEK: self._lseek,
+        }
+
+    def serve(self, announce: Callable[[], None]) -> None:
+        """Answer requests until the file system is unmounted. `announce` is called when INIT has been answered."""
+        self._announce = announce
+        fd, head, memory, log, words = self._fd, self._head, self._memory, self._log, self._words
+        index, wrote, end = self._index.words, self._index.wrote, self._size
+        sector, mask, answer = self._sector, self._sector - 1, bytearray(fuse.WRITE_REPLY.size)
+        unpack, pack = fuse.WRITE_REQUEST.unpack_from, fuse.WRITE_REPLY.pack_into
+        readv, write, commit, largest = os.readv, os.write, log.commit_write, fuse.REQUEST_MAX
+        while True:
+            at = log.payload_at
+            try:
+                got = readv(fd, (head, memory[at : at + largest]))
+                _, opcode, unique, node, _, offset, size = unpack(head)
+                # The one path that must be fast: a write to the disk, of whole blocks. 16 is Op.WRITE.
+                if opcode == 16 and node == _DISK and offset + size <= end and not (offset | size) & mask:
+                    commit(offset, size)
+                    if size == sector:
+                        index[offset // sector] = at
+                    else:
+                        wrote(offset, size, at)
+                    words[_BYTES] = at + size
+                    pack(answer, 0, 24, 0, unique, size, 0)
+                    write(fd, answer)
+                    continue
+            except OSError as error:
+                if error.errno in _GONE:
+                    return
+                if error.errno in _AGAIN:
+                    continue
+                raise
+            except BoundExceeded:
+                words[page.FULL] = 1
+            self._dispatch(opcode, unique, node, got)
+            if words[page.FULL]:
+                end = -1  # no write takes the fast path any more: all are refused
+
+    def _dispatch(self, opcode: int, unique: int, node: int, got: int) -> None:
+        """Everything but a plain write to the disk."""
+        body = memoryview(self._head)[_HEADER : min(got, _HEAD)]
+        handler = self._handlers.get(opcode)
+        try:
+            reply = handler(node, body) if handler else Reply(errno.ENOSYS)
+        except BoundExceeded:
+            self._words[page.FULL] = 1
+            reply = Reply(errno.ENOSPC if node != _DISK else errno.EIO)
+        if reply is None:
+            return
+        header = fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + len(reply.body), -reply.error, unique)
+        try:
+            os.writev(self._fd, [header, reply.body])
+        except OSError as error:
+            if error.errno not in _AGAIN | _GONE:  # whoever asked is gone
+                raise
+        if opcode == Op.INIT:
+            self._announce()
+
+    def _refuse_when_full(self) -> None:
+        if self._words[page.FULL]:
+            raise BoundExceeded("the log is full")
+
+    def _write(self, node: int, body: memoryview) -> Reply:
+        handle, offset, size = fuse.READ_IN.unpack_from(body)
+        self._refuse_when_full()
+        if node == _DISK:
+            return Reply(errno.EINVAL)  # whole blocks within the disk never come here
+        at = self._log.payload_at
+        data = bytes(self._memory[at : at + size])
+        if node == _PROMISE:
+            lines = self._lines[handle]
+            self._promise(lines.feed(data))
+            pending = lines.pending
+        else:
+            for text in self._frames.feed(offset, data):
+                self._log.mark(text)
+            pending = self._frames.pending
+        if pending > self._log.room:
+            raise BoundExceeded("a message longer than the log")
+        self._count()
+        return Reply(body=fuse.WRITE_OUT.pack(size, 0))
+
+    def _promise(self, lines: list[bytes]) -> None:
+        for line in lines:
+            self._log.mark(PROMISE + line)
+
+    def _count(self) -> None:
+        self._words[_BYTES] = self._log.tail
+
+    def _read(self, node: int, body: memoryview) -> Reply:
+        _, offset, size = fuse.READ_IN.unpack_from(body)
+        if node != _DISK or offset >= self._size:
+            return _DONE
+        stop = min(offset + size, self._size)
+        first = offset - offset % self._sector
+        last = stop + -stop % self._sector
+        self._index.read(self._scratch, first, last - first)
+        return Reply(body=self._scratch[offset - first : stop - first])
+
+    def _fsync(self, node: int, _body: memoryview) -> Reply:
+        if node == _DISK:
+            self._refuse_when_full()
+            self._log.flush()
+            self._count()
+        return _DONE
+
+    def _fallocate(self, node: int, body: memoryview) -> Reply:
+        _, offset, length, mode = fuse.FALLOCATE_IN.unpack_from(body)
+        if node != _DISK or not mode & (fuse.FALLOC_PUNCH_HOLE | fuse.FALLOC_ZERO_RANGE):
+            return Reply(errno.EOPNOTSUPP)
+        if offset + length > self._size or (offset | length) % self._sector:
+            return Reply(errno.EINVAL)
+        self._refuse_when_full()
+        self._log.discard(offset, length)
+        self._index.discarded(offset, length)
+        self._count()
+        return _DONE
+
+    def _open(self, node: int, _body: memoryview) -> Reply:
+        if node not in _OPEN_FLAGS:
+            return Reply(errno.EISDIR)
+        self._handles += 1
+        if node == _PROMISE:
+            self._lines[self._handles] = Lines()
+        elif node == _DISK:
+            self._words[page.DISK_HANDLES] += 1
+        return Reply(body=fuse.open_reply(self._handles, _OPEN_FLAGS[node]))
+
+    def _close(self, node: int, body: memoryview) -> Reply:
+        """FLUSH: one of the descriptors of the handle is closed, and whoever closes it waits for this answer."""
+        if node == _PROMISE:
+            (handle,) = fuse.HANDLE_IN.unpack_from(body)
+            self._refuse_when_full()
+            self._promise(self._lines[handle].close())
+            self._count()
+        return _DONE
+
+    def _release(self, node: int, body: memoryview) -> Reply:
+        (handle,) = fuse.HANDLE_IN.unpack_from(body)
+        self._lines.pop(handle, None)
+        if node == _DISK:
+            self._words[page.DISK_HANDLES] -= 1
+        return _DONE
+
+    def _lookup(self, node: int, body: memoryview) -> Reply:
+        wanted = _NAMES.get(bytes(body).partition(b"\0")[0]) if node == _ROOT else None
+        return Reply(body=fuse.entry_reply(self._attributes[wanted])) if wanted else Reply(errno.ENOENT)
+
+    def _getattr(self, node: int, _body: memoryview) -> Reply:
+        return Reply(body=fuse.attr_reply(self._attributes[node]))
+
+    def _lseek(self, node: int, body: memoryview) -> Reply:
+        """SEEK_DATA and SEEK_HOLE: all of a file counts as data."""
+        _, offset, whence = fuse.LSEEK_IN.unpack_from(body)
+        size = self._attributes[node].size
+        if offset >= size:
+            return Reply(errno.ENXIO)
+        return Reply(body=fuse.offset_reply(offset if whence == os.SEEK_DATA else size))
+
+    def _statfs(self, _node: int, _body: memoryview) -> Reply:
+        return Reply(body=fuse.statfs_reply(self._size, self._sector))
+
+    def _init(self, _node: int, body: memoryview) -> Reply:
+        _, _, _, flags = fuse.INIT_IN.unpack_from(body)
+        return Reply(body=fuse.init_reply(flags, _WANTED, max_background=_MAX_BACKGROUND))
+
+    def _nothing(self, _node: int, _body: memoryview) -> Reply:
+        return _DONE
+
+    def _no_answer(self, _node: int, _body: memoryview) -> None:
+        return None

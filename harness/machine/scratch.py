@@ -1,0 +1,147 @@
+"""Scratch disks: the device on which the kernel recovers a crash state.
+
+Each state gets a disk that holds its bytes and nothing of the state before. Two kinds, chosen by what the machine has:
+
+- zram (fast): the device stays, and is put back to the wanted bytes: what the builder changed, and what the kernel
+  wrote since (WriteTrace). Without that trace, or when it may have lost an event, all is discarded and written anew.
+- loop: a fresh memfd on a fresh loop device for each state.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from harness.errors import InternalError
+from harness.extents import Extent, merge
+from harness.machine import loop
+from harness.machine.image import Image
+from harness.machine.tracing import Tracepoint, WriteTrace
+from harness.machine.zram import ZramDevice
+
+_BLKDISCARD = 0x1277
+_BLOCK = 4096
+
+
+class Scratch(Protocol):
+    """A disk that can be made to hold any crash state, again and again."""
+
+    @property
+    def name(self) -> str:
+        """As the kernel log spells the device that holds the current state."""
+
+    def put(self, changed: Sequence[Extent]) -> str:
+        """Make the device hold the image, given what changed in the image since the last put. Returns its path."""
+
+    def audit(self) -> None:
+        """Read the device back, uncached, before anyone mounts it. Raises InternalError if it is not the image."""
+
+    def close(self) -> None: ...
+
+
+class ZramScratch:
+    """`image` is the worker's own copy of the volume, mutated by the builder; `footprint` covers all non-zero bytes."""
+
+    def __init__(
+        self, device: ZramDevice, image: mmap.mmap, footprint: Sequence[Extent], tracepoint: Tracepoint | None
+    ) -> None:
+        self.name = device.name
+        self._path = device.path
+        self._image = memoryview(image)
+        self._footprint = merge(footprint, _BLOCK, len(self._image))
+        self._fresh = True
+        self._trace: WriteTrace | None = None
+        if tracepoint:
+            with suppress(OSError):
+                self._trace = WriteTrace(tracepoint, os.stat(device.path).st_rdev)
+
+    def put(self, changed: Sequence[Extent]) -> str:
+        written = self._trace.drain() if self._trace else None
+        # Opened anew each time: the last close of a block device drops its page cache, so no stale block is ever read.
+        fd = os.open(self._path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            if self._fresh or written is None:
+                fcntl.ioctl(fd, _BLKDISCARD, struct.pack("QQ", 0, len(self._image)))
+                self._write(fd, self._footprint)
+                self._fresh = False
+            else:
+                self._write(fd, merge([*changed, *written], _BLOCK, len(self._image)))
+        finally:
+            os.close(fd)
+        if self._trace:
+            self._trace.drain()
+        return self._path
+
+    def _write(self, fd: int, extents: Iterable[Extent]) -> None:
+        for offset, length in extents:
+            done = os.pwrite(fd, self._image[offset : offset + length], offset)
+            while done < length:
+                done += os.pwrite(fd, self._image[offset + done : offset + length], offset + done)
+
+    def audit(self) -> None:
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            audit_device(fd, self._image, self.name)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        if self._trace:
+            self._trace.close()
+        self._image.release()
+
+
+class LoopScratch:
+    """A new memfd and a new loop device for each state. Needs nothing but loop devices; takes any sector size."""
+
+    def __init__(self, image: mmap.mmap, footprint: Sequence[Extent], sector_size: int) -> None:
+        self._image = memoryview(image)
+        self._footprint = merge(footprint, _BLOCK, len(self._image))
+        self._sector_size = sector_size
+        self._disk: Image | None = None
+        self._device: loop.LoopDevice | None = None
+
+    @property
+    def name(self) -> str:
+        return self._device.name if self._device else "loop"
+
+    def put(self, changed: Sequence[Extent]) -> str:  # noqa: ARG002 (a fresh disk is written whole)
+        self._drop()
+        self._disk = Image.create(len(self._image), "scratch")
+        for offset, length in self._footprint:
+            os.pwrite(self._disk.fd, self._image[offset : offset + length], offset)
+        self._device = loop.attach(self._disk.fd, sector_size=self._sector_size)
+        return self._device.path
+
+    def audit(self) -> None:
+        assert self._disk is not None
+        audit_device(self._disk.fd, self._image, self.name)
+
+    def _drop(self) -> None:
+        if self._device:
+            self._device.close()
+            self._device = None
+        if self._disk:
+            self._disk.close()
+            self._disk = None
+
+    def close(self) -> None:
+        self._drop()
+        self._image.release()
+
+
+def audit_device(fd: int, image: memoryview, name: str) -> None:
+    """Compare every byte of the device open as `fd` with the image. Raises InternalError at the first difference."""
+    step = 1 << 20
+    with mmap.mmap(-1, step) as buffer:
+        for offset in range(0, len(image), step):
+            length = min(step, len(image) - offset)
+            os.preadv(fd, [memoryview(buffer)[:length]], offset)
+            if buffer[:length] != image[offset : offset + length]:
+                raise InternalError(
+                    f"the scratch disk {name} does not hold the state that was put there (in the MiB at {offset})",
+                    "use --scratch loop, and report this",
+                )

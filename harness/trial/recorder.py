@@ -1,0 +1,121 @@
+"""Run the workload once, on a real volume whose engine keeps the block log."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from harness.blocklog import Kind
+from harness.errors import EngineLost, WorkloadFailed
+from harness.machine import mounts
+from harness.machine.image import Image
+from harness.machine.process import describe_status
+from harness.machine.sandbox import spawn_init
+from harness.machine.shell import ShellResult, run_shell
+from harness.settings import Settings
+from harness.trial.commands import Commands
+from harness.trial.recording import Recording
+from harness.volume import RecordedVolume, VolumeSpec, make_base, mounted_plain
+
+_GRACE_SECONDS = 30.0
+
+
+class _Ran(NamedTuple):
+    """What the init of a command tells us when the command is over."""
+
+    shell: ShellResult
+    volume_stayed: bool
+
+
+def prepare(settings: Settings, setup: str = "") -> tuple[VolumeSpec, Image]:
+    """A new volume with the setup command's work on it, all of it durable: the base of every crash state."""
+    workspace = mounts.enter_private_mounts()
+    spec = VolumeSpec.of(settings)
+    base = make_base(spec)
+    if setup:
+        with mounted_plain(base, spec):
+            _expect_success("setup", setup, _run(setup, settings.timeout, {"HARNESS_VOLUME": workspace.volume}))
+    return spec, base
+
+
+def record(settings: Settings, commands: Commands) -> Recording:
+    """Prepare the volume, run the workload on it and return the recording, made up to the clean unmount that follows.
+
+    Raises WorkloadFailed (it failed, hung, left children, unmounted or filled the volume), BoundExceeded, EngineLost.
+    """
+    workspace = mounts.enter_private_mounts()
+    spec, base = prepare(settings, commands.setup)
+    with RecordedVolume(spec, base, log_max=settings.log_max) as volume:
+        env = {"HARNESS_VOLUME": workspace.volume, "HARNESS_PROMISE": volume.promise_path}
+        ran = _run(commands.workload, settings.timeout, env)
+        volume.linger(settings.linger)
+        volume.finish()
+    if volume.error:
+        raise volume.error
+    _expect_success("workload", commands.workload, ran)
+    if volume.free_bytes_at_end < spec.sector_size:
+        raise WorkloadFailed(
+            "the workload filled the volume: what it could not write cannot be judged",
+            "give it a larger one with --size",
+            ran.shell.output,
+        )
+    return recording_of(volume, spec, base)
+
+
+def recording_of(volume: RecordedVolume, spec: VolumeSpec, base: Image) -> Recording:
+    """The finished recording of a volume, from the mark `begin` to the mark `end`."""
+    begin, end = volume.log.find(b"begin"), volume.log.find(b"end")
+    if begin is None or end is None:
+        raise EngineLost("the log has no begin and end marks: the recording was cut off", "run it again")
+    notes = []
+    if not any(event.kind is Kind.FLUSH for event in volume.log.events[begin:end]):
+        notes.append("the file system never flushed the device's cache: nothing in this recording is ever durable")
+    if volume.stragglers:
+        notes.append("files were still open at the end: the volume was synced, not unmounted")
+    return Recording(spec, base, volume.log, begin, end, not volume.stragglers, tuple(notes))
+
+
+def _run(command: str, timeout: float, env: dict[str, str]) -> _Ran:
+    """Run a command in a PID namespace of its own, in the volume's root."""
+    volume = env["HARNESS_VOLUME"]
+    answer = os.memfd_create("crash-harness:answer")
+
+    def life() -> int:
+        device = mounts.device_at(volume)
+        shell = run_shell(command, cwd=volume, env=env, timeout=timeout)
+        stayed = mounts.device_at(volume) == device
+        os.write(answer, msgspec.msgpack.encode(_Ran(shell, stayed)))
+        return 0
+
+    return _answer(life, answer, timeout + _GRACE_SECONDS)
+
+
+def _answer(life: Callable[[], int], answer: int, patience: float) -> _Ran:
+    try:
+        with spawn_init(life) as init:
+            status = init.wait(patience)
+        told = os.pread(answer, 1 << 20, 0)
+    finally:
+        os.close(answer)
+    if not told:
+        how = "did not end" if status is None else f"ended: {describe_status(status)}"
+        raise WorkloadFailed(f"the process that ran the command {how}", "look at its memory and at the kernel log")
+    return msgspec.msgpack.decode(told, type=_Ran)
+
+
+def _expect_success(role: str, command: str, ran: _Ran) -> None:
+    shell = ran.shell
+    if shell.timed_out:
+        raise WorkloadFailed(f"the {role} hung: {command}", "give it longer with --timeout SECONDS", shell.output)
+    if shell.status:
+        how = describe_status(shell.status)
+        raise WorkloadFailed(f"the {role} failed ({how}): {command}", f"make the {role} exit 0", shell.output)
+    if not ran.volume_stayed:
+        raise WorkloadFailed(f"the {role} unmounted the volume: {command}", "leave the volume mounted", shell.output)
+    if shell.stragglers:
+        raise WorkloadFailed(
+            f"the {role} left {shell.stragglers} process(es) running when it ended: {command}",
+            "stop them before it exits (wait for children, shut daemons down): they were still writing",
+            shell.output,
+        )
