@@ -119,6 +119,8 @@ def test_a_mark_of_the_kernel_that_begins_with_a_plus_is_a_mark() -> None:
 
 
 def test_a_mark_without_a_prefix_must_fit_into_one_entry() -> None:
+    # The kernel keeps the sector less the 32 bytes of the entry and one for a NUL.
+    assert MARK_MAX == 512 - 32 - 1
     assert split_mark(b"m" * MARK_MAX) == [b"m" * MARK_MAX]
     with pytest.raises(ValueError, match="must begin with"):
         split_mark(b"m" * (MARK_MAX + 1))

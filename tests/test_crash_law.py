@@ -63,9 +63,11 @@ def pieces(ops: list[Op], lost_from: int, cut: int, unit: int | None) -> list[tu
         op = ops[at]
         if op.kind == "discard":
             found.append((at, op.sector * S, bytes(len(op.text) * S), False))
-        elif op.kind == "write" and unit is None:
+        elif op.kind != "write":
+            continue
+        elif unit is None:
             found.append((at, op.sector * S, fill(op.text), op.fua))
-        elif op.kind == "write":
+        else:
             by_unit: dict[int, bytes] = {}
             for i, letter in enumerate(op.text):
                 number = (op.sector + i) * S // unit
@@ -270,9 +272,9 @@ def test_a_sample_stays_within_the_law(case: Case, model: Model, budget: int | N
 def test_a_builder_makes_any_walk_forward(case: Case, model: Model, rng: Random) -> None:
     space = space_of(case, model)
     picked = []
-    for epoch in sorted(rng.choices(range(len(space.epochs)), k=8)):
-        kept = rng.getrandbits(len(space.epochs[epoch].atoms)) if space.epochs[epoch].atoms else 0
-        picked.append(CrashState(epoch, space.epochs[epoch].stop, kept, 0, ""))
+    for epoch in sorted(rng.choices(space.epochs, k=8), key=lambda epoch: epoch.index):
+        kept = rng.getrandbits(len(epoch.atoms)) if epoch.atoms else 0
+        picked.append(CrashState(epoch.index, epoch.stop, kept, 0, ""))
     for state, disk in zip(picked, build_all(space, case, picked), strict=True):
         epoch = space.epochs[state.epoch]
         expected = bytearray(case.base)

@@ -10,7 +10,7 @@ from harness.cli import exits, streams
 from harness.cli.usage import nearest
 from harness.verdict import ExitCode
 
-# Name, help and whether its exit status is a verdict. The text stands here, so that `harness --help` imports no command.
+# Name and help. The text stands here, so that `harness --help` imports no command.
 COMMANDS = {
     "check": "Run a workload, cut the power at every point, let the kernel recover, check.",
     "judge": "Judge a recording again, or a log that dm-log-writes recorded elsewhere.",

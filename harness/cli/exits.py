@@ -8,6 +8,7 @@ import click
 
 from harness.cli.usage import as_misuse
 from harness.errors import HarnessError, Misuse
+from harness.reporting.text import printable, tail
 from harness.verdict import ExitCode
 
 _OUTPUT_LINES = 10
@@ -82,19 +83,6 @@ def tell(error: HarnessError) -> ExitCode:
     if _verbose and error.exit_code is ExitCode.INTERNAL:
         traceback.print_exception(error)
     return error.exit_code
-
-
-def printable(text: str) -> str:
-    """One line as it can be shown: control characters and undecodable bytes escaped, so that no terminal obeys them."""
-    text = text.expandtabs()
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def tail(text: str, lines: int) -> list[str]:
-    """The last lines that hold something, each made printable."""
-    return [printable(line) for line in text.splitlines() if line.strip()][-lines:]
 
 
 def _internal(error: Exception) -> ExitCode:

@@ -1,5 +1,6 @@
 """The console script `harness`. Imports nothing until it can already answer Ctrl-C."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -22,10 +23,8 @@ def main() -> int:
 
 
 def _say(text: str) -> None:
-    try:
+    with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
-    except OSError:
-        pass
 
 
 if __name__ == "__main__":

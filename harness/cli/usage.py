@@ -34,3 +34,9 @@ def _options(ctx: click.Context | None) -> list[str]:
 
 def _argument(param: click.Parameter | None) -> str:
     return param.human_readable_name if param else "a parameter"
+
+
+def need(flag: str, value: str) -> None:
+    """Raises Misuse for an empty command: /bin/sh would run it and say that all is well."""
+    if not value.strip():
+        raise Misuse(f"{flag} is empty", "give the command to run")

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Model(enum.StrEnum):
-    """Which of the unflushed writes a power cut may lose. Each model allows all that the one before it allows."""
+    """Which of the unflushed writes a power cut may lose. TORN allows all of SUBSET, SUBSET all of the others."""
 
     FLUSHED = "flushed"
     PREFIX = "prefix"

@@ -14,8 +14,6 @@ from harness.crash.walker import Namer
 if TYPE_CHECKING:
     from harness.crash.space import StateSpace
 
-_BARREN_MAX = 4
-
 
 def spread(total: int, rng: Random) -> tuple[int, int]:
     """Start and step of a walk that visits 0..total-1 once each, and covers them evenly wherever it stops."""
@@ -89,8 +87,8 @@ class Picker:
             picked.append((index, stage.mask(choices, number - upto[index])))
         self._accept(picked)
 
-    def _accept(self, picked: list[tuple[int, int]]) -> int:
-        """Add the states that are new, in the order given, until the budget is spent; returns how many."""
+    def _accept(self, picked: list[tuple[int, int]]) -> None:
+        """Add the states that are new, in the order given, until the budget is spent."""
         self._tries_left -= len(picked)
         fresh = [pair for pair in dict.fromkeys(picked) if pair not in self._seen]
         self._seen.update(fresh)
@@ -99,7 +97,6 @@ class Picker:
         # Neighbours in this order differ little, and a step costs what differs.
         walk = sorted((cuts[index].epoch, kept, index) for index, kept in fresh)
         names = {(index, kept): namer.name(epoch, kept) for epoch, kept, index in walk}
-        before = len(self._found)
         for index, kept in fresh:
             cut, name = cuts[index], names[index, kept]
             if (name, cut.promises) in self._found:
@@ -108,7 +105,6 @@ class Picker:
                 self._overflow = True
                 break
             self._found[name, cut.promises] = CrashState(cut.epoch, cut.cut, kept, cut.promises, f"{name:032x}")
-        return len(self._found) - before
 
     def _take_large(self) -> None:
         """Epochs beyond the bound: whole if the budget has room for all that they allow, else random subsets."""
@@ -117,7 +113,7 @@ class Picker:
         if self._budget is None or not large or self._done:
             return
         most = max(cut.free for cut in large)
-        if most < 63 and sum(1 << cut.free for cut in large) <= min(self._missing, self._tries_left):
+        if most < 63 and sum(1 << cut.free for cut in large) <= min(self._budget, self._tries_left):
             self._take(Whole(space.bound + 1, most))
         else:
             self._take_random()
@@ -126,8 +122,8 @@ class Picker:
         space = self._space
         large = [index for index, cut in enumerate(space.cuts) if cut.free > space.bound]
         start, step = spread(len(large), self._rng)
-        turn = barren = 0
-        while not self._done and barren < _BARREN_MAX:
+        turn = 0
+        while not self._done:
             picked = []
             for _ in range(self._batch):
                 index = large[(start + turn * step) % len(large)]
@@ -136,4 +132,4 @@ class Picker:
                 whole_writes = space.model is Model.TORN and turn // len(large) % 2 == 0
                 picked.append((index, choices.random(self._rng, whole_writes)))
                 turn += 1
-            barren = 0 if self._accept(picked) else barren + 1
+            self._accept(picked)

@@ -6,6 +6,7 @@ where the next one belongs is part of every readv(2).
 """
 
 import errno
+import mmap
 import os
 import stat
 from collections.abc import Callable
@@ -45,6 +46,7 @@ _GONE = {errno.ENODEV}  # unmounted, or the connection was aborted
 _AGAIN = {errno.ENOENT, errno.EINTR, errno.EAGAIN}  # the request was withdrawn while it was being read
 
 _BYTES = page.BYTES
+_MADV_POPULATE_WRITE = 23  # madvise(2)
 
 
 class Reply(NamedTuple):
@@ -62,16 +64,17 @@ class Server:
     """Serves one volume of `size` bytes from `base_fd` and `memory` (the whole log, LOG_SLACK beyond `log_max`)."""
 
     def __init__(
-        self, fd: int, *, base_fd: int, size: int, sector: int, memory: memoryview, log_max: int, words: memoryview
+        self, fd: int, *, base_fd: int, size: int, sector: int, memory: mmap.mmap, log_max: int, words: memoryview
     ) -> None:
         self._fd = fd
         self._size = size
         self._sector = sector
-        self._memory = memory
+        self._map = memory
+        self._memory = memoryview(memory)
         self._log_max = log_max
         self._words = words
-        self._log = LogWriter(memory[:log_max])
-        self._index = BlockIndex(size, sector, memory, base_fd)
+        self._log = LogWriter(self._memory[:log_max])
+        self._index = BlockIndex(size, sector, self._memory, base_fd)
         self._head = bytearray(_HEAD)
         self._scratch = memoryview(bytearray(fuse.REQUEST_MAX + 2 * sector))
         self._lines: dict[int, Lines] = {}
@@ -112,8 +115,11 @@ class Server:
         sector, mask, answer = self._sector, self._sector - 1, bytearray(fuse.WRITE_REPLY.size)
         unpack, pack = fuse.WRITE_REQUEST.unpack_from, fuse.WRITE_REPLY.pack_into
         readv, write, commit, largest = os.readv, os.write, log.commit_write, fuse.REQUEST_MAX
+        prepared = 0
         while True:
             at = log.payload_at
+            if at > prepared:
+                prepared = self._prepare(at)
             try:
                 got = readv(fd, (head, memory[at : at + largest]))
                 _, opcode, unique, node, _, offset, size = unpack(head)
@@ -139,6 +145,19 @@ class Server:
             self._dispatch(opcode, unique, node, got)
             if words[page.FULL]:
                 end = -1  # no write takes the fast path any more: all are refused
+
+    def _prepare(self, at: int) -> int:
+        """Have the kernel allocate the log's next memory at one go: page by page costs twice as much (measured).
+
+        Returns the place from which on this is due again.
+        """
+        stop = min(at + 2 * fuse.REQUEST_MAX, len(self._map))
+        start = at - at % mmap.PAGESIZE
+        try:
+            self._map.madvise(_MADV_POPULATE_WRITE, start, stop - start)
+        except OSError:  # before Linux 5.14 (EINVAL), or no memory for more than is needed: page by page, then
+            return len(self._map)
+        return stop - fuse.REQUEST_MAX
 
     def _dispatch(self, opcode: int, unique: int, node: int, got: int) -> None:
         """Everything but a plain write to the disk."""

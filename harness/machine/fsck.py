@@ -2,8 +2,8 @@
 
 Exit statuses: e2fsck(8), xfs_repair(8), btrfs-check(8). Only e2fsck tells "errors found" (4) from "could not run" (8)
 by its status; the other two say 1 for both, so their words decide. A journal or log that still awaits recovery, or a
-mount, makes any finding meaningless: such a check counts as one that could not run. btrfs check calls a file system clean when one
-copy of a duplicated tree block is good.
+mount, makes any finding meaningless: such a check counts as one that could not run. btrfs check calls a file system
+clean when one copy of a duplicated tree block is good.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,13 @@ _NOT_AT_REST = (
 )
 _XFS_COULD_NOT_RUN = (b"fatal error --", b"Usage:")
 _BTRFS_BEGAN = b"Opening filesystem to check"
-_BTRFS_COULD_NOT_RUN = (b"No such", b"Permission denied", b"Input/output error", b"cannot allocate", b"Cannot allocate")
+_BTRFS_COULD_NOT_RUN = (
+    b"currently mounted",
+    b"No such",
+    b"Permission denied",
+    b"Input/output error",
+    b"annot allocate",
+)
 
 
 class FsckResult(NamedTuple):

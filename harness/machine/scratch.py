@@ -17,13 +17,14 @@ from typing import Protocol
 
 from harness.errors import InternalError
 from harness.extents import Extent, merge
-from harness.machine import loop
+from harness.machine import loop, zram
 from harness.machine.image import Image
 from harness.machine.tracing import Tracepoint, WriteTrace
-from harness.machine.zram import ZramDevice
 
 _BLKDISCARD = 0x1277
 _BLOCK = 4096
+_STEP = 1 << 20
+_AUDIT_REMEDY = "use --scratch loop, and report this"
 
 
 class Scratch(Protocol):
@@ -37,7 +38,7 @@ class Scratch(Protocol):
         """Make the device hold the image, given what changed in the image since the last put. Returns its path."""
 
     def audit(self) -> None:
-        """Read the device back, uncached, before anyone mounts it. Raises InternalError if it is not the image."""
+        """Read the device back before anyone mounts it. Raises InternalError if it does not hold the image."""
 
     def close(self) -> None: ...
 
@@ -46,13 +47,14 @@ class ZramScratch:
     """`image` is the worker's own copy of the volume, mutated by the builder; `footprint` covers all non-zero bytes."""
 
     def __init__(
-        self, device: ZramDevice, image: mmap.mmap, footprint: Sequence[Extent], tracepoint: Tracepoint | None
+        self, device: zram.ZramDevice, image: mmap.mmap, footprint: Sequence[Extent], tracepoint: Tracepoint | None
     ) -> None:
         self.name = device.name
         self._path = device.path
         self._image = memoryview(image)
         self._footprint = merge(footprint, _BLOCK, len(self._image))
         self._fresh = True
+        self._ever: set[Extent] = set()  # all that the kernel was ever seen to write
         self._trace: WriteTrace | None = None
         if tracepoint:
             with suppress(OSError):
@@ -69,6 +71,7 @@ class ZramScratch:
                 self._fresh = False
             else:
                 self._write(fd, merge([*changed, *written], _BLOCK, len(self._image)))
+                self._ever.update(written)
         finally:
             os.close(fd)
         if self._trace:
@@ -82,11 +85,16 @@ class ZramScratch:
                 done += os.pwrite(fd, self._image[offset + done : offset + length], offset + done)
 
     def audit(self) -> None:
+        """All that we or the kernel ever wrote is compared; that there is nothing else is zram's own count of pages."""
+        known = merge([*self._footprint, *self._ever], _BLOCK, len(self._image))
         fd = os.open(self._path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         try:
-            audit_device(fd, self._image, self.name)
+            _compare(fd, self._image, known, self.name)
         finally:
             os.close(fd)
+        stored = zram.stored_bytes(self.name)
+        if stored > sum(length for _, length in known):
+            raise InternalError(f"{self.name} holds {stored} bytes, more than was written", _AUDIT_REMEDY)
 
     def close(self) -> None:
         if self._trace:
@@ -118,7 +126,7 @@ class LoopScratch:
 
     def audit(self) -> None:
         assert self._disk is not None
-        audit_device(self._disk.fd, self._image, self.name)
+        _compare(self._disk.fd, self._image, self._footprint, self.name)
 
     def _drop(self) -> None:
         if self._device:
@@ -133,15 +141,13 @@ class LoopScratch:
         self._image.release()
 
 
-def audit_device(fd: int, image: memoryview, name: str) -> None:
-    """Compare every byte of the device open as `fd` with the image. Raises InternalError at the first difference."""
-    step = 1 << 20
-    with mmap.mmap(-1, step) as buffer:
-        for offset in range(0, len(image), step):
-            length = min(step, len(image) - offset)
-            os.preadv(fd, [memoryview(buffer)[:length]], offset)
-            if buffer[:length] != image[offset : offset + length]:
-                raise InternalError(
-                    f"the scratch disk {name} does not hold the state that was put there (in the MiB at {offset})",
-                    "use --scratch loop, and report this",
-                )
+def _compare(fd: int, image: memoryview, extents: Iterable[Extent], name: str) -> None:
+    with mmap.mmap(-1, _STEP) as buffer, memoryview(buffer) as view:
+        for offset, length in extents:
+            for at in range(offset, offset + length, _STEP):
+                size = min(_STEP, offset + length - at)
+                os.preadv(fd, [view[:size]], at)
+                if view[:size] != image[at : at + size]:
+                    raise InternalError(
+                        f"{name} does not hold the state that was put there (near byte {at})", _AUDIT_REMEDY
+                    )

@@ -35,6 +35,12 @@ def available() -> bool:
     return os.access(f"{_CONTROL}/hot_add", os.R_OK) and os.access(f"{_CONTROL}/hot_remove", os.W_OK)
 
 
+def stored_bytes(name: str) -> int:
+    """How many bytes of the device are stored at all, compressed or as a repeated word; discarded ones are not."""
+    with open(f"/sys/block/{name}/mm_stat") as file:
+        return int(file.read().split()[0])
+
+
 class ZramPool:
     """`count` new zram devices of `size` bytes each, gone when the pool closes or its last process dies.
 

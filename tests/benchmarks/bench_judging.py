@@ -31,8 +31,8 @@ from harness.trial.report import Report
 from harness.volume import RecordedVolume
 
 FILES = 10
-ROUNDS = 40
-FLOOR_STATES = 600
+ROUNDS = 600
+FLOOR_STATES = 2000
 SCRIPT_STATES = 60
 
 
@@ -176,7 +176,7 @@ def readable(state: RecoveredState) -> bool:
 
 def cost(recording: Recording, settings: Settings) -> float:
     """Milliseconds of one processor a state, without starting up: the difference of two runs."""
-    few, many = (judge(recording, msgspec.structs.replace(settings, max_states=n), readable) for n in (200, 1400))
+    few, many = (judge(recording, msgspec.structs.replace(settings, max_states=n), readable) for n in (500, 3000))
     return (many.seconds - few.seconds) / (many.judged - few.judged) * 1000
 
 

@@ -1,0 +1,53 @@
+"""A pytest plugin (`-p harness.cli.collector`) that tells `harness run` what became of each test, line by line of JSON.
+
+It writes to the descriptor's path in HARNESS_RUN_RESULTS. Under pytest-xdist only the controller reports.
+"""
+
+import json
+import os
+
+import pytest
+
+RESULTS = "HARNESS_RUN_RESULTS"
+
+_told: set[str] = set()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """One line for the call, and one more for a setup or teardown that did not pass."""
+    path = os.environ.get(RESULTS)
+    if not path or os.environ.get("PYTEST_XDIST_WORKER"):
+        return
+    if report.when == "call" or not report.passed:
+        _tell(path, report)
+
+
+def _tell(path: str, report: pytest.TestReport) -> None:
+    # The same properties come with each phase: count a test's volumes once.
+    properties = [] if report.nodeid in _told else [[name, value] for name, value in report.user_properties]
+    _told.add(report.nodeid)
+    line = json.dumps(
+        {
+            "test": report.nodeid,
+            "outcome": report.outcome,
+            "phase": report.when,
+            "seconds": report.duration,
+            "properties": properties,
+            "message": _message(report),
+        },
+        default=str,
+    )
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _message(report: pytest.TestReport) -> str:
+    """The line of a failure that says most."""
+    if report.passed:
+        return ""
+    if isinstance(report.longrepr, tuple):  # a skip: path, line, reason
+        return str(report.longrepr[2])
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(crash.message if crash else report.longreprtext).strip()
+    return text.splitlines()[0] if text else ""

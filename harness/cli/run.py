@@ -1,0 +1,81 @@
+"""`harness run`: the scenarios as CI runs them, and what they say together."""
+
+import os
+import sys
+import time
+
+import click
+
+import harness
+from harness.cli import exits, options
+from harness.cli.scenarios import Ran, run_pytest
+from harness.cli.verdicts import could_not_write
+from harness.errors import Misuse
+from harness.machine import requirements
+from harness.reporting import json_report, scenarios
+from harness.reporting.terminal import console
+from harness.settings import DECLARED
+from harness.verdict import ExitCode
+
+
+@click.command(
+    "run",
+    epilog=exits.epilog(),
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True},
+)
+@click.argument("path", default="scenarios")
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGS]")
+@click.option("--junit", metavar="FILE", default="", help="Write JUnit XML.")
+@click.option("-n", "workers", type=click.IntRange(min=0), metavar="N", help="Run N tests at a time (pytest-xdist).")
+@options.report_options
+def command(
+    path: str,
+    pytest_args: tuple[str, ...],
+    junit: str,
+    workers: int | None,
+    json_path: str,
+    quiet: bool,
+    verbose: bool,
+) -> ExitCode:
+    """Run the scenarios in PATH (default: scenarios) with pytest, nothing skipped, and say for each guarantee what was
+    judged and what came of it.
+    """
+    if not os.path.exists(path.partition("::")[0]):
+        raise Misuse(f"{path}: no such file or folder", "run it in a checkout of the project, or name the scenarios")
+    requirements.require(str(DECLARED["fs"].default))
+    started = time.monotonic()
+    ran = run_pytest(_arguments(path, pytest_args, junit, workers, quiet, verbose), cwd=".", to_stderr=json_path == "-")
+    return _conclude(ran, time.monotonic() - started, json_path)
+
+
+def _arguments(
+    path: str, further: tuple[str, ...], junit: str, workers: int | None, quiet: bool, verbose: bool
+) -> list[str]:
+    arguments = [*further]
+    if junit:
+        arguments.append(f"--junitxml={os.path.abspath(junit)}")
+    if workers:
+        arguments += ["-n", str(workers)]
+    if quiet:
+        arguments += ["-qq", "--no-summary"]
+    if verbose:
+        arguments.append("-v")
+    return [*arguments, path]
+
+
+def _conclude(ran: Ran, elapsed: float, json_path: str) -> ExitCode:
+    interrupted = ran.status == 2
+    if ran.scenarios:
+        out = console(sys.stderr if json_path == "-" else sys.stdout)
+        scenarios.show(out, ran.scenarios, elapsed)
+    code = ExitCode.INTERRUPTED if interrupted else ran.exit_code()
+    if json_path:
+        content = scenarios.as_json(ran.scenarios, code, elapsed, harness.__version__)
+        try:
+            json_report.write(json_path, content)
+        except OSError as error:
+            could_not_write("the JSON report", json_path, error)
+            code = code or ExitCode.UNKNOWN
+    if interrupted:
+        print("interrupted", file=sys.stderr)
+    return code

@@ -1,0 +1,114 @@
+"""From a recording to a verdict on the screen, bundles on the disk and JSON: what `check` and `judge` share."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from harness.errors import TrialUnknown
+from harness.reporting import json_report, terminal
+from harness.reporting.progress import Follower
+from harness.reporting.text import count
+from harness.settings import Settings
+from harness.trial.check import command_checker, judge, save_findings
+from harness.trial.commands import Attachment, Commands
+from harness.trial.recording import Recording
+from harness.trial.report import Report
+from harness.verdict import ExitCode, Verdict
+
+
+class Desk:
+    """Where one judging command writes: the report on stdout (stderr if stdout carries JSON), progress on stderr."""
+
+    def __init__(self, json_path: str, *, quiet: bool, verbose: bool) -> None:
+        self.json_path = json_path
+        self._err: Console = terminal.console(sys.stderr)
+        out = self._err if json_path == "-" else terminal.console(sys.stdout)
+        self.page = terminal.Page(out, verbose=verbose)
+        self.follower = Follower(self._err, quiet=quiet)
+        self._written = False
+
+    @contextmanager
+    def trial(self, settings: Settings, commands: Commands) -> Iterator[Follower]:
+        """Progress on the screen; a trial that ends in an exception still leaves its JSON report."""
+        try:
+            with self.follower:
+                yield self.follower
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self.follower.last:
+                last = self.follower.last
+                done = f"judged {last.judged:,} of {count(last.selected, 'state')}"
+                print(f"{done}, {count(last.findings, 'finding')} so far", file=sys.stderr)
+            self.json(json_report.of_error(error, settings, commands))
+            raise
+
+    def json(self, content: object) -> bool:
+        """Write the JSON report, if one is wanted and none was written. False: it could not be."""
+        if not self.json_path or self._written:
+            return True
+        try:
+            json_report.write(self.json_path, content)
+        except OSError as error:
+            could_not_write("the JSON report", self.json_path, error)
+            return False
+        self._written = True
+        return True
+
+
+def could_not_write(what: str, path: str, error: OSError) -> None:
+    """Say it beside the verdict, which stands."""
+    print(f"error: {what} could not be written to {path}: {error.strerror}", file=sys.stderr)
+    print("remedy: free some space, or name another place", file=sys.stderr)
+
+
+def conclude(
+    desk: Desk,
+    recording: Recording,
+    settings: Settings,
+    commands: Commands,
+    files: Sequence[Attachment],
+    reports: str,
+    run: str | None = None,
+) -> ExitCode:
+    """Judge, print the verdict, save a bundle of each finding, print the findings, write the JSON report.
+
+    `run`: the check as it is to be run here, where that differs from the one in `commands`.
+    """
+    with desk.trial(settings, commands) as follower:
+        checker = command_checker(commands.check if run is None else run, settings)
+        report = judge(recording, settings, checker, follower.stage, follower.progress)
+    desk.page.report(report, recording, settings)
+    saved = _save(report, recording, settings, commands, files, reports)
+    desk.page.found(report, recording, settings)
+    code = _exit_code(report, whole=saved)
+    if not desk.json(json_report.of_report(report, recording, settings, commands, code)):
+        code = _exit_code(report, whole=False)
+    if report.interrupted:
+        print("interrupted", file=sys.stderr)
+    return code
+
+
+def _save(
+    report: Report,
+    recording: Recording,
+    settings: Settings,
+    commands: Commands,
+    files: Sequence[Attachment],
+    reports: str,
+) -> bool:
+    try:
+        save_findings(report, recording, settings, reports, commands=commands, files=files)
+    except OSError as error:
+        could_not_write("a bundle", reports, error)
+        return False
+    return True
+
+
+def _exit_code(report: Report, *, whole: bool) -> ExitCode:
+    """That of the verdict; INTACT turns into UNKNOWN where something that was asked for could not be written."""
+    if report.interrupted:
+        return ExitCode.INTERRUPTED
+    if report.verdict is Verdict.INTACT and not whole:
+        return TrialUnknown.exit_code
+    return report.verdict.exit_code

@@ -1,0 +1,99 @@
+"""How a test run sets the harness: ini keys, command-line options, the marker. The names are those of DECLARED."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from harness.errors import Misuse
+from harness.settings import DECLARED, Settings, from_text
+
+MARKER = "crash_volume"
+FIXTURE = "crash_volume"
+NO_SKIP_ENV = "HARNESS_NO_SKIP"
+
+_INI = "harness_"
+_MARKER_HELP = (
+    f"{MARKER}(fs='ext4', size='64M', model='subset', …): settings of the volume that the fixture of this name makes; "
+    f"known: {', '.join(DECLARED)}"
+)
+_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--harness-reports", {"metavar": "DIR", "help": "Where bundles of findings go (ini: harness_reports)."}),
+    ("--harness-seed", {"metavar": "N", "help": "Seed of sampled crash states, over marker and ini."}),
+    (
+        "--harness-replay",
+        {"metavar": "FILE", "help": "Judge only the crash state in this bundle, with the test's check."},
+    ),
+    (
+        "--harness-no-skip",
+        {
+            "action": "store_true",
+            "help": f"A {FIXTURE} test that skips fails (also {NO_SKIP_ENV}=1, ini harness_no_skip).",
+        },
+    ),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("crash-harness", "crash-harness: cut the power, judge what is left")
+    for flag, words in _OPTIONS:
+        group.addoption(flag, **words)
+    for setting in DECLARED.values():
+        parser.addini(_INI + setting.name, f"{setting.help} (crash_volume)", default=None)
+    parser.addini("harness_reports", "Where bundles of findings go, from the root directory.", default="reports")
+    parser.addini(
+        "harness_no_skip", f"A test that uses {FIXTURE} fails where it would skip.", type="bool", default=False
+    )
+
+
+def register_marker(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER_HELP)
+
+
+def item_settings(item: pytest.Item) -> Settings:
+    """The settings of one test: option over marker over ini over default. Raises Misuse, naming what is known."""
+    given = ini_values(item.config)
+    for mark in reversed(list(item.iter_markers(MARKER))):  # the closest one comes last and wins
+        if mark.args:
+            raise Misuse(f"@pytest.mark.{MARKER} takes names only: {mark.args[0]!r} has none", "write fs='ext4'")
+        given |= mark.kwargs
+    seed = item.config.getoption("--harness-seed")
+    if seed is not None:
+        given["seed"] = seed
+    return from_text(given)
+
+
+def ini_values(config: pytest.Config) -> dict[str, Any]:
+    found = {name: config.getini(_INI + name) for name in DECLARED}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def changed(settings: Settings, changes: Mapping[str, object]) -> Settings:
+    """Some settings replaced by values as a marker takes them. Raises Misuse for an unknown name or a bad value."""
+    new = from_text(changes)
+    return msgspec.structs.replace(settings, **{name: getattr(new, name) for name in changes})
+
+
+def reports_folder(config: pytest.Config) -> str:
+    """Absolute: the option as the user's shell would read it, the ini key from the root directory."""
+    option = config.getoption("--harness-reports")
+    if option:
+        return os.path.join(config.invocation_params.dir, option)
+    return os.path.join(config.rootpath, config.getini("harness_reports"))
+
+
+def replay_path(config: pytest.Config) -> str:
+    """Absolute path of the bundle to replay, or nothing."""
+    option = config.getoption("--harness-replay")
+    return os.path.join(config.invocation_params.dir, option) if option else ""
+
+
+def must_not_skip(config: pytest.Config) -> bool:
+    wanted = config.getoption("--harness-no-skip") or config.getini("harness_no_skip")
+    return bool(wanted) or os.environ.get(NO_SKIP_ENV) == "1"
+
+
+def uses_crash_volume(item: pytest.Item) -> bool:
+    return FIXTURE in getattr(item, "fixturenames", ())

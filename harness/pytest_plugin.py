@@ -1,0 +1,109 @@
+"""The pytest plugin: the fixture `crash_volume`, its marker, its options, and failures that read as findings.
+
+::
+
+    def test_ledger_keeps_what_it_acknowledged(crash_volume):
+        with crash_volume.record() as volume:
+            ledger = Ledger(volume.path)
+            for n in range(20):
+                ledger.append(n)
+                volume.promise(n)  # from here on, n must survive
+        crash_volume.verify(lambda state: Ledger(state.path).entries()[: len(state.promises)] == state.promises)
+
+pytest loads this module in every session of every project in the same environment: whatever takes time to import, or
+needs root, waits in harness.plugin.volume until a test asks for the fixture.
+"""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import HarnessError, Misuse
+from harness.plugin import options, skips
+from harness.plugin.failure import CrashFailure
+from harness.verdict import Verdict, worst
+
+if TYPE_CHECKING:
+    from harness.plugin.volume import CrashVolume
+
+__all__ = ["CrashFailure", "crash_volume"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    options.register_marker(config)
+    if options.replay_path(config):
+        config.pluginmanager.register(_ReplayStatus(), "crash-harness-replay")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A wrong marker or ini key is a usage error, told before the first test runs."""
+    if hasattr(config, "workerinput"):
+        return  # of xdist: a usage error there would look like a crash of the worker; the fixture tells it
+    try:
+        for item in items:
+            if options.uses_crash_volume(item) or item.get_closest_marker(options.MARKER):
+                options.item_settings(item)
+    except Misuse as error:
+        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+
+
+@pytest.fixture
+def crash_volume(request: pytest.FixtureRequest) -> Generator["CrashVolume", None, None]:
+    """Record on a real volume, then judge every disk that a power cut may leave: record(), verify(), convict()."""
+    from harness.plugin import volume
+
+    try:
+        case, opened = volume.open_crash_volume(request.node)
+    except HarnessError as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        yield opened
+    finally:
+        case.close()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    skips.placed(item, report)
+    skips.forbidden(item, report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skips.summarize(terminalreporter)
+
+
+class _ReplayStatus:
+    """With --harness-replay: tells the verdict, and makes it the exit status: 0 intact, 1 corrupted, 3 unknown."""
+
+    def __init__(self) -> None:
+        self._verdicts: list[Verdict] = []
+        self._told: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "teardown":  # the last report of a test has all of its properties
+            return
+        found: list[tuple[str, Any]] = report.user_properties
+        told = [str(value) for name, value in found if name == "crash_replayed"]
+        if told:
+            self._told += [f"{report.nodeid}: {text}" for text in told]
+            self._verdicts += [Verdict(value) for name, value in found if name == "crash_verdict"]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not hasattr(
+            session.config, "workerinput"
+        ):
+            session.exitstatus = int(worst(self._verdicts).exit_code)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("crash replay")
+        for line in self._told or ["no test replayed the bundle: give the node id of the test that made it"]:
+            terminalreporter.line(line)

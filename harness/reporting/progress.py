@@ -1,0 +1,83 @@
+"""Progress while a trial runs: one live line on a terminal, plain lines elsewhere.
+
+Everything happens in the caller's thread. rich's own refresh thread stays off: the harness forks while it works, and a
+lock that another thread held at that instant would never be released in the child.
+"""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from harness.reporting.text import count, seconds
+from harness.trial.judging import Progress
+
+_PLAIN_EVERY = 5.0
+_BAR_WIDTH = 24
+
+_STAGES = {
+    "record": "recording the workload",
+    "load": "loading the recording",
+    "control": "judging the volume as the workload left it (control)",
+    "judge": "judging crash states",
+    "confirm": "judging each finding again",
+    "save": "saving bundles",
+    "replay": "building the disk and judging it",
+}
+
+
+class Follower:
+    """Follows one trial: `stage` and `progress` are its callbacks. A context manager."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+        self._stage = ""
+        self._stage_at = time.monotonic()
+        self._told_at = time.monotonic()
+        self.last: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet and self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._live.stop()
+
+    def stage(self, name: str) -> None:
+        self._stage = _STAGES.get(name, name)
+        self._stage_at = self._told_at = time.monotonic()
+        self._tell(Text(self._stage + " ..."), important=True)
+
+    def progress(self, progress: Progress) -> None:
+        self.last = progress
+        self._tell(_line(self._stage, progress, bar=self._live.is_started))
+
+    def _tell(self, text: Text, important: bool = False) -> None:
+        if self._quiet:
+            return
+        if self._live.is_started:
+            self._live.update(text, refresh=True)
+        elif important or time.monotonic() - self._told_at >= _PLAIN_EVERY:
+            self._told_at = time.monotonic()
+            self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def _line(stage: str, progress: Progress, *, bar: bool) -> Text:
+    share = progress.judged / progress.selected if progress.selected else 1.0
+    text = Text(no_wrap=True, overflow="ellipsis")
+    if bar:
+        filled = int(share * _BAR_WIDTH)
+        text.append("[" + "#" * filled + "." * (_BAR_WIDTH - filled) + "] ", style="cyan")
+    else:
+        text.append(f"{stage}: ")
+    text.append(f"{progress.judged:,} of {count(progress.selected, 'state')}, {progress.rate:,.0f}/s, ")
+    text.append(count(progress.findings, "finding"), style="bold red" if progress.findings else "")
+    if progress.judged < progress.selected and progress.rate:
+        text.append(f", {seconds(progress.left)} left")
+    return text

@@ -1,0 +1,184 @@
+"""The table of `harness run`: each guarantee, its verdict, how many states were judged for it."""
+
+import ast
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.reporting.text import count, printable, seconds, shortened
+from harness.verdict import ExitCode, Verdict, worst
+
+
+class Volume(msgspec.Struct):
+    """One judgement that a test asked for: what it expected and what came of it."""
+
+    verdict: str = ""
+    expected: str = ""
+    states: int = 0
+    fs: str = ""
+    scope: str = ""
+
+    @property
+    def violated(self) -> bool:
+        return self.verdict == Verdict.CORRUPTED and self.expected not in (Verdict.CORRUPTED, "ANY")
+
+
+class Scenario(msgspec.Struct):
+    """One test, as it was run."""
+
+    test: str
+    guarantee: str
+    outcome: str = "passed"
+    seconds: float = 0.0
+    message: str = ""
+    volumes: list[Volume] = msgspec.field(default_factory=list)
+    bundles: list[str] = msgspec.field(default_factory=list)
+    replays: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """INTACT: it passed, so each volume's verdict is the expected one. A failure without a violation is UNKNOWN."""
+        if self.outcome == "passed":
+            return Verdict.INTACT
+        return Verdict.CORRUPTED if any(volume.violated for volume in self.volumes) else Verdict.UNKNOWN
+
+    @property
+    def shown(self) -> str:
+        """The verdict as the table has it: a planted bug that was found has the verdict that it should have."""
+        if self.outcome != "passed":
+            return self.verdict.value
+        words = {volume.verdict for volume in self.volumes if volume.verdict}
+        return "/".join(sorted(words)) + (" as planted" if Verdict.CORRUPTED in words else "") or "passed"
+
+    @property
+    def states(self) -> int:
+        return sum(volume.states for volume in self.volumes)
+
+
+def gather(lines: Iterable[str], root: str) -> list[Scenario]:
+    """Scenarios from the lines of harness.cli.collector; `root`: what test ids are relative to."""
+    found: dict[str, Scenario] = {}
+    for line in lines:
+        told = msgspec.json.decode(line)
+        test = told["test"]
+        scenario = found.setdefault(test, Scenario(test=test, guarantee=guarantee(test, root)))
+        scenario.seconds += told["seconds"]
+        if told["outcome"] != "passed":
+            scenario.outcome = told["outcome"] if told["phase"] == "call" else f"{told['outcome']} in {told['phase']}"
+            scenario.message = told["message"]
+        _add_properties(scenario, told["properties"])
+    return list(found.values())
+
+
+_FIELDS = {"crash_expected": "expected", "crash_fs": "fs", "crash_scope": "scope"}
+
+
+def _add_properties(scenario: Scenario, properties: Sequence[tuple[str, Any]]) -> None:
+    """Properties of several volumes stand in order; each volume's begin with its verdict."""
+    for name, value in properties:
+        if name == "crash_verdict":
+            scenario.volumes.append(Volume(verdict=str(value)))
+        elif name == "crash_bundle":
+            scenario.bundles.append(str(value))
+        elif name == "crash_replay":
+            scenario.replays.append(str(value))
+        elif scenario.volumes and name == "crash_states":
+            scenario.volumes[-1].states = int(value)
+        elif scenario.volumes and name in _FIELDS:
+            setattr(scenario.volumes[-1], _FIELDS[name], str(value))
+
+
+def guarantee(test: str, root: str) -> str:
+    """The first line of the test file's docstring, with a parameter or a second test of the file named behind it."""
+    path, _, name = test.partition("::")
+    try:
+        with open(os.path.join(root, path), encoding="utf-8") as file:
+            text = ast.get_docstring(ast.parse(file.read())) or ""
+    except (OSError, SyntaxError, ValueError):
+        text = ""
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    shown = name.removeprefix("test_").replace("_", " ")
+    return f"{first.rstrip('.')}: {shown}" if first else shown or test
+
+
+def exit_code(scenarios: Sequence[Scenario]) -> ExitCode:
+    """That of the worst verdict."""
+    return worst(scenario.verdict for scenario in scenarios).exit_code
+
+
+def show(out: Console, scenarios: Sequence[Scenario], elapsed: float) -> None:
+    """The table, the totals, and each failure with its replay command."""
+    verdict = worst(scenario.verdict for scenario in scenarios)
+    passed = sum(1 for scenario in scenarios if scenario.outcome == "passed")
+    out.print()
+    style = {Verdict.INTACT: "bold green", Verdict.CORRUPTED: "bold red", Verdict.UNKNOWN: "bold yellow"}
+    headline = f"{passed:,} of {count(len(scenarios), 'scenario')} as they should be, in {seconds(elapsed)}"
+    out.print(Text.assemble((f" {verdict} ", style[verdict] + " reverse"), "  ", headline))
+    out.print()
+    out.print(_table(scenarios, out), soft_wrap=not out.is_terminal)
+    out.print()
+    out.print(totals(scenarios))
+    for scenario in scenarios:
+        if scenario.outcome != "passed":
+            _show_failure(out, scenario)
+
+
+def _table(scenarios: Sequence[Scenario], out: Console) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", width=None if out.is_terminal else 160)
+    table.add_column("guarantee", overflow="fold", ratio=1)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("states", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    for scenario in scenarios:
+        style = "" if scenario.outcome == "passed" else "bold red"
+        states = f"{scenario.states:,}" if scenario.volumes else "-"
+        table.add_row(
+            printable(scenario.guarantee), Text(scenario.shown, style=style), states, seconds(scenario.seconds)
+        )
+    return table
+
+
+def by_file_system(scenarios: Sequence[Scenario]) -> dict[str, int]:
+    """States judged, by file system and options."""
+    counts: Counter[str] = Counter()
+    for scenario in scenarios:
+        for volume in scenario.volumes:
+            counts[volume.fs or "unknown file system"] += volume.states
+    return dict(counts)
+
+
+def totals(scenarios: Sequence[Scenario]) -> str:
+    by_fs = by_file_system(scenarios)
+    parts = ", ".join(f"{fs} {states:,}" for fs, states in sorted(by_fs.items()))
+    total = count(sum(by_fs.values()), "state")
+    return f"{total} judged" + (f" ({parts})" if parts else "")
+
+
+def _show_failure(out: Console, scenario: Scenario) -> None:
+    out.print()
+    out.print(Text(f"{scenario.outcome}: {scenario.test}", style="bold red"))
+    if scenario.message:
+        out.print(Text(f"  {printable(shortened(scenario.message, 300))}"))
+    for replay in scenario.replays:
+        out.print(Text(f"  replay  {replay}", style="bold"))
+
+
+def as_json(scenarios: Sequence[Scenario], code: ExitCode, elapsed: float, version: str) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "schema": 1,
+        "kind": "crash-harness run",
+        "harness": version,
+        "verdict": worst(scenario.verdict for scenario in scenarios).value,
+        "exit_code": int(code),
+        "seconds": round(elapsed, 3),
+        "states": sum(scenario.states for scenario in scenarios),
+        "states_by_file_system": by_file_system(scenarios),
+        "scenarios": [{"verdict": scenario.verdict.value} | msgspec.to_builtins(scenario) for scenario in scenarios],
+    }

@@ -1,0 +1,101 @@
+"""SIGKILL of `harness check` at any instant leaves no mount, loop device, zram device, process, namespace or file."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.machine import loop
+from harness.trial.bundle import load
+
+pytestmark = pytest.mark.root
+
+KILLS = 200
+LONGEST_SECONDS = 0.9
+SETTLE_SECONDS = 15.0
+TOKEN = "HARNESS_KILL_TEST"
+
+WORKLOAD = """
+for n in 1 2 3 4 5 6; do
+    echo entry-$n >> log; [ $FSYNC = no ] || sync log; echo $n > $HARNESS_PROMISE
+done
+"""
+CHECK = '[ "$(tail -n 1 $HARNESS_PROMISES)" = "$(tail -n 1 log 2> /dev/null | cut -c 7-)" ] || ! [ -s $HARNESS_PROMISES ]'
+
+
+def processes_with(token: str) -> list[int]:
+    """Pids of all processes that inherited the token, in any namespace below ours. Zombies have no environment."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            environ = Path(f"/proc/{name}/environ").read_bytes()
+        except OSError:
+            continue
+        if token.encode() in environ and int(name) != os.getpid():
+            found.append(int(name))
+    return found
+
+
+def block_devices() -> set[str]:
+    zrams = {name for name in os.listdir("/sys/block") if name.startswith("zram")}
+    return zrams | set(loop.ours())
+
+
+def namespaces(pids: Iterable[int | str]) -> set[str]:
+    """The mount and PID namespaces that these processes are in."""
+    found = set()
+    for name in pids:
+        for kind in ("mnt", "pid"):
+            try:
+                found.add(os.readlink(f"/proc/{name}/ns/{kind}"))
+            except OSError:
+                continue
+    return found
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def instants() -> Iterator[tuple[int, float]]:
+    chance = random.Random(5)
+    for number in range(KILLS):
+        yield number, chance.uniform(0.02, LONGEST_SECONDS)
+
+
+def test_sigkill_at_random_instants_leaves_nothing(tmp_path: Path) -> None:
+    before = block_devices(), Path("/proc/self/mountinfo").read_text()
+    ours: set[str] = set()
+    reports = tmp_path / "reports"
+    command = [sys.executable, "-m", "harness.cli.main", "check", "--reports", str(reports)]
+    command += ["--workload", WORKLOAD, "--check", CHECK]
+    ended = 0
+    for number, instant in instants():
+        token = f"{TOKEN}={number}-{os.getpid()}"
+        name, _, value = token.partition("=")
+        environ = {**os.environ, name: value, "FSYNC": "no" if number % 2 else "yes"}
+        with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as victim:
+            time.sleep(instant)
+            ended += victim.poll() is not None
+            ours |= namespaces(processes_with(token)) - namespaces(["self"])
+            victim.send_signal(signal.SIGKILL)
+        assert eventually(lambda token=token: not processes_with(token)), f"processes left after {instant:.3f} s"
+        assert eventually(lambda: block_devices() <= before[0]), f"{block_devices()} left after {instant:.3f} s"
+    assert ours, "no run was caught with namespaces of its own"
+    assert not ours & namespaces(filter(str.isdigit, os.listdir("/proc")))
+    assert Path("/proc/self/mountinfo").read_text() == before[1]
+    assert ended < KILLS / 2, "most runs had ended by themselves: the instants prove nothing"
+    for left in reports.glob("*") if reports.exists() else []:
+        assert load(str(left)).manifest.state, "a bundle is there whole or not at all"
+    assert sorted(p.name for p in tmp_path.iterdir()) in ([], ["reports"])
