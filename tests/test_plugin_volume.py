@@ -10,6 +10,7 @@ BAD = """
 def test_bad(crash_volume):
     with crash_volume.record() as volume:
         ledger(volume, sync=False)
+    print("printed", "once")
     crash_volume.verify(kept)  # the line that the failure shows
 """
 
@@ -24,7 +25,7 @@ def test_good(crash_volume, record_property):
     assert report.verdict == "INTACT" and report.judged == report.selected > 5 and report.promises == 3
     print(crash_volume._case.item.user_properties)
 """
-    result = run(pytester, body + GONE)
+    result = run(pytester, body + GONE, "-W", "error")
     result.assert_outcomes(passed=2)
     for name in ("('crash_verdict', 'INTACT')", "('crash_expected', 'INTACT')", "('crash_fs', 'ext4')", "crash_scope"):
         assert name in text(result)
@@ -52,7 +53,26 @@ def test_a_failure_is_the_finding_at_the_tests_own_line(pytester: pytest.Pyteste
         ]
     )
     assert "harness/" not in text(result), "no frame of ours"
+    assert text(result).count("\nprinted once") == 1, "no worker writes it again"
     assert list(pytester.path.glob("reports/*.crash"))
+
+
+def test_a_finding_that_cannot_be_saved_is_still_told(pytester: pytest.Pytester) -> None:
+    result = run(pytester, BAD, "--harness-reports=test_it.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"E\s+CrashFailure: CORRUPTED", r"E\s+note\s+the bundles could not be saved: "])
+
+
+def test_an_assert_without_a_message_is_told_by_its_line(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(plain="def check(state):\n    assert len(state.promises) != 1\n")
+    body = """
+def test_plain(crash_volume):
+    with crash_volume.record() as volume:
+        ledger(volume)
+    import plain
+    crash_volume.convict(plain.check, contains="assert len(state.promises) != 1")
+"""
+    run(pytester, body).assert_outcomes(passed=1)
 
 
 def test_a_planted_bug_is_convicted_for_the_right_reason_only(pytester: pytest.Pytester) -> None:

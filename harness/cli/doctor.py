@@ -9,7 +9,7 @@ from rich.text import Text
 from harness.cli import exits, options
 from harness.machine import requirements
 from harness.machine.requirements import Row, State
-from harness.reporting.terminal import console
+from harness.reporting.console import console
 from harness.reporting.text import count, printable
 from harness.verdict import ExitCode
 
@@ -17,6 +17,7 @@ _SHOWN = {
     State.OK: ("ok", "green"),
     State.MISSING: ("missing", "bold red"),
     State.OPTIONAL_MISSING: ("optional", "yellow"),
+    State.UNKNOWN: ("unknown", "yellow"),
 }
 
 

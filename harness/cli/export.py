@@ -8,7 +8,7 @@ import msgspec
 
 from harness.cli import exits, options
 from harness.errors import TrialUnknown
-from harness.reporting.terminal import console
+from harness.reporting.console import console
 from harness.reporting.text import size
 from harness.trial import bundle as bundles
 from harness.trial.foreign import Exported, export

@@ -13,7 +13,7 @@ from harness.cli.verdicts import could_not_write
 from harness.errors import Misuse
 from harness.machine import requirements
 from harness.reporting import json_report, scenarios
-from harness.reporting.terminal import console
+from harness.reporting.console import console
 from harness.settings import DECLARED
 from harness.verdict import ExitCode
 

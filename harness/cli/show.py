@@ -6,7 +6,8 @@ import click
 
 from harness.cli import exits, options
 from harness.reporting import json_report, overview
-from harness.reporting.terminal import Page, console
+from harness.reporting.console import console
+from harness.reporting.terminal import Page
 from harness.trial import bundle as bundles
 from harness.verdict import ExitCode
 

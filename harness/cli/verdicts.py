@@ -8,6 +8,7 @@ from rich.console import Console
 
 from harness.errors import TrialUnknown
 from harness.reporting import json_report, terminal
+from harness.reporting.console import console
 from harness.reporting.progress import Follower
 from harness.reporting.text import count
 from harness.settings import Settings
@@ -23,8 +24,8 @@ class Desk:
 
     def __init__(self, json_path: str, *, quiet: bool, verbose: bool) -> None:
         self.json_path = json_path
-        self._err: Console = terminal.console(sys.stderr)
-        out = self._err if json_path == "-" else terminal.console(sys.stdout)
+        self._err: Console = console(sys.stderr)
+        out = self._err if json_path == "-" else console(sys.stdout)
         self.page = terminal.Page(out, verbose=verbose)
         self.follower = Follower(self._err, quiet=quiet)
         self._written = False

@@ -2,11 +2,11 @@
 
 import mmap
 
-from harness.crash.cells import Extent, merge
 from harness.crash.model import CrashState
 from harness.crash.space import StateSpace
 from harness.crash.walker import Walker
 from harness.errors import InternalError
+from harness.extents import Extent, merge
 
 
 class DiskBuilder:

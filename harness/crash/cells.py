@@ -11,6 +11,7 @@ from struct import Struct
 from xxhash import xxh3_128_intdigest
 
 from harness.crash.model import Atom, Epoch
+from harness.extents import Extent, merge
 
 ZERO = -1
 """Source: the range was discarded, or lies in a hole of the base."""
@@ -20,20 +21,6 @@ BASE = -2
 _NUMBER = Struct("<Q")
 _CHUNK = 1 << 20
 _ZEROS = bytes(_CHUNK)
-
-Extent = tuple[int, int]
-"""(offset, length) in bytes."""
-
-
-def merge(extents: Iterable[Extent], sector: int, size: int) -> list[Extent]:
-    """Extents widened to whole sectors, sorted, and joined where they touch. Nothing reaches beyond `size`."""
-    joined: list[list[int]] = []
-    for start, stop in sorted((a // sector * sector, min(size, -(-(a + n) // sector) * sector)) for a, n in extents):
-        if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(joined[-1][1], stop)
-        else:
-            joined.append([start, stop])
-    return [(start, stop - start) for start, stop in joined]
 
 
 class Cells:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from harness.blocklog import BlockLog, Kind
-from harness.crash.cells import Cells, Extent, merge
+from harness.crash.cells import Cells
 from harness.crash.epochs import find_cuts, split_epochs
 from harness.crash.model import Cut, Epoch, Model, Selection
 from harness.crash.order import OrderedPrefixes, Writes
 from harness.crash.picker import Picker
 from harness.errors import Misuse
+from harness.extents import Extent, merge
 
 Buffer = bytes | bytearray | mmap.mmap | memoryview
 

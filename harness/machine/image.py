@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from harness.extents import Extent
+
 _NAME_PREFIX = "crash-harness:"
 _CHUNK = 1 << 18
-
-Extent = tuple[int, int]
 
 
 class Image:

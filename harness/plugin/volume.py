@@ -1,6 +1,7 @@
 """The `crash_volume` fixture's object: record on a real volume, then judge every disk that a power cut may leave."""
 
 import contextlib
+import weakref
 
 import pytest
 
@@ -43,9 +44,7 @@ class Case:
 
     def close(self) -> None:
         """Take away whatever the test forgot to."""
-        if self.live:
-            self.live.abandon()
-            self.live = None
+        self.live = None
         self.stack.close()
 
 
@@ -58,6 +57,11 @@ class CrashVolume:
         self._recording: Recording | None = None
         self._number = 0
         self._judged = 0
+        # What a recording holds goes with the test, with this object, or with the next recording: a loop over many
+        # volumes does not pile them up.
+        self._held = contextlib.ExitStack()
+        case.stack.callback(self._held.close)
+        weakref.finalize(self, self._held.close).atexit = False
 
     @door
     def using(self, **changes: object) -> "CrashVolume":
@@ -133,9 +137,11 @@ class CrashVolume:
             raise Misuse("a recording is going on already", "leave its with-block first: one volume at a time")
         require(self.settings.fs)
         self._recording = None
+        self._held.close()
         spec, base = prepared(self.settings, setup)
-        case.stack.callback(base.close)
+        self._held.callback(base.close)
         case.live = LiveVolume(self.settings, base, spec, case.directory)
+        self._held.callback(case.live.free)
         case.volumes += 1
         self._number, self._judged = case.volumes, 0
         return case.live
@@ -143,10 +149,7 @@ class CrashVolume:
     def _keep(self, live: LiveVolume | None) -> None:
         self._case.live = None
         if live:
-            try:
-                self._recording = live.finished()
-            finally:
-                self._case.stack.callback(live.free)
+            self._recording = live.finished()
 
     def _judge(self, check: Check, expected: str) -> tuple[Report, str]:
         """The report and its headline. No headline: a replay of another judgement, so that nothing was judged here."""

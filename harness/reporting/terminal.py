@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -22,11 +21,6 @@ _LOST_SHOWN = 4
 _PROMISES_SHOWN = 3
 _EVERYTHING = 1_000_000
 _LABEL = 11
-
-
-def console(stream: TextIO) -> Console:
-    """A console that never wraps, colours or links what must be copied as it is; colour as NO_COLOR and TERM allow."""
-    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Page:
