@@ -22,7 +22,6 @@ import pytest
 from harness.errors import HarnessError, Misuse
 from harness.plugin import options, skips
 from harness.plugin.failure import CrashFailure
-from harness.verdict import Verdict, worst
 
 if TYPE_CHECKING:
     from harness.plugin.volume import CrashVolume
@@ -81,27 +80,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 class _ReplayStatus:
-    """With --harness-replay: tells the verdict, and makes it the exit status: 0 intact, 1 corrupted, 3 unknown."""
+    """With --harness-replay: tells the verdict once more, and fails a session in which no test replayed the bundle."""
 
     def __init__(self) -> None:
-        self._verdicts: list[Verdict] = []
         self._told: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "teardown":  # the last report of a test has all of its properties
             return
         found: list[tuple[str, Any]] = report.user_properties
-        told = [str(value) for name, value in found if name == "crash_replayed"]
-        if told:
-            self._told += [f"{report.nodeid}: {text}" for text in told]
-            self._verdicts += [Verdict(value) for name, value in found if name == "crash_verdict"]
+        self._told += [f"{report.nodeid}: {text}" for name, text in found if name == "crash_replayed"]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not hasattr(
-            session.config, "workerinput"
-        ):
-            session.exitstatus = int(worst(self._verdicts).exit_code)
+        if exitstatus == pytest.ExitCode.OK and not self._told and not hasattr(session.config, "workerinput"):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("crash replay")

@@ -68,7 +68,7 @@ def test_without_root_everything_that_is_missing_is_named(words: tuple[str, ...]
 def test_doctor_names_what_is_missing_and_fails(tmp_path: Path) -> None:
     ran = harness("doctor", cwd=Path("/"), before=NOBODY)
     assert ran.status == 4, ran
-    assert "missing   root" in ran.out
+    assert "missing  root " in ran.out
     assert "remedy: " in ran.out
     well = harness("doctor", cwd=tmp_path)
     assert well.status == 0, well

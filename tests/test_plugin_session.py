@@ -1,9 +1,11 @@
 """The plugin as a test run meets it: options, ini keys and marker, replay, skipping, several processes, cost."""
 
+import os
 import re
+import sys
 
 import pytest
-from plugin_app import GONE, run, text
+from plugin_app import APP, GONE, run, text
 
 pytest_plugins = ["pytester"]
 root = pytest.mark.root
@@ -96,6 +98,11 @@ def test_replay_judges_the_one_state_of_the_bundle(pytester: pytest.Pytester) ->
     assert "the one state in " in shown and "1 crash state of 1" in shown
     assert "test_it.py::test_bad: CORRUPTED: the verdict that is recorded in the bundle" in shown
 
+    harness = os.path.join(os.path.dirname(sys.executable), "harness")
+    by_command = pytester.run(harness, "replay", bundle, timeout=120)
+    assert by_command.ret == 1
+    assert "CORRUPTED: the verdict that is recorded in the bundle" in text(by_command)
+
     forgiving = run(
         pytester, PAIR.replace("verify(kept)", "verify(lambda s: True)"), "-k", "bad", f"--harness-replay={bundle}"
     )
@@ -103,7 +110,7 @@ def test_replay_judges_the_one_state_of_the_bundle(pytester: pytest.Pytester) ->
     assert "INTACT: the bundle says CORRUPTED" in text(forgiving)
 
     other = run(pytester, "def test_bad(): pass\n", f"--harness-replay={bundle}")
-    assert other.ret == 3
+    assert other.ret == 1
     assert "no test replayed the bundle" in text(other)
 
 
@@ -153,11 +160,8 @@ def test_a_wrong_marker_under_xdist_is_told_by_the_test(pytester: pytest.Pyteste
 
 def without_root(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str) -> pytest.RunResult:
     """The pair of tests, as the user nobody if we are root."""
-    import os
-    import sys
-
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    pytester.makepyfile(app=__import__("plugin_app").APP, test_it=f"from app import *\n{PAIR}")
+    pytester.makepyfile(app=APP, test_it=f"from app import *\n{PAIR}")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
     if os.geteuid() == 0:
         for folder in (pytester.path, *pytester.path.parents[:3]):

@@ -23,26 +23,37 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _tell(path, report)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A module that cannot be imported or is skipped whole is a scenario that was not judged."""
+    path = os.environ.get(RESULTS)
+    if path and not report.passed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        _write(path, report, "collection", 0.0, [])
+
+
 def _tell(path: str, report: pytest.TestReport) -> None:
     # The same properties come with each phase: count a test's volumes once.
-    properties = [] if report.nodeid in _told else [[name, value] for name, value in report.user_properties]
-    _told.add(report.nodeid)
-    line = json.dumps(
-        {
-            "test": report.nodeid,
-            "outcome": report.outcome,
-            "phase": report.when,
-            "seconds": report.duration,
-            "properties": properties,
-            "message": _message(report),
-        },
-        default=str,
+    properties: list[list[object]] = (
+        [] if report.nodeid in _told else [[name, value] for name, value in report.user_properties]
     )
+    _told.add(report.nodeid)
+    _write(path, report, report.when, report.duration, properties)
+
+
+def _write(
+    path: str,
+    report: pytest.TestReport | pytest.CollectReport,
+    phase: str,
+    seconds: float,
+    properties: list[list[object]],
+) -> None:
+    told = {"test": report.nodeid, "outcome": report.outcome, "phase": phase, "seconds": seconds}
+    line = json.dumps(told | {"properties": properties, "message": _message(report)}, default=str)
     with open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
-def _message(report: pytest.TestReport) -> str:
+def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
     """The line of a failure that says most."""
     if report.passed:
         return ""

@@ -47,9 +47,10 @@ def _print(out: Console, rows: list[Row], *, verbose: bool) -> None:
         needed = "" if row.needed_for == (requirements.EVERYTHING,) else f"  (for {', '.join(row.needed_for)})"
         detail = Text(printable(row.detail) + needed)
         out.print(Text.assemble((f"{word:<9}", style), f"{row.name:<{width}}  ", detail))
-        if verbose or row.state is not State.OK:
+        lacking = row.state in (State.MISSING, State.OPTIONAL_MISSING)
+        if verbose or lacking:
             out.print(Text(f"{'':9}why: {row.why}", style="dim"))
-        if row.state is not State.OK:
+        if lacking:
             out.print(Text(f"{'':9}remedy: {row.remedy}"))
     missing = [row for row in rows if row.state is State.MISSING]
     out.print()

@@ -18,19 +18,27 @@ from harness.settings import DECLARED
 from harness.verdict import ExitCode
 
 
-@click.command(
-    "run",
-    epilog=exits.epilog(),
-    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True},
-)
+class _WithRest(click.Command):
+    """What stands behind `--` is pytest's alone, also where no PATH stands before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.obj = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- PYTEST ARGS]"]
+
+
+@click.command("run", cls=_WithRest, epilog=exits.epilog())
 @click.argument("path", default="scenarios")
-@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- PYTEST ARGS]")
 @click.option("--junit", metavar="FILE", default="", help="Write JUnit XML.")
 @click.option("-n", "workers", type=click.IntRange(min=0), metavar="N", help="Run N tests at a time (pytest-xdist).")
 @options.report_options
+@click.pass_obj
 def command(
-    path: str,
     pytest_args: tuple[str, ...],
+    path: str,
     junit: str,
     workers: int | None,
     json_path: str,
@@ -51,7 +59,8 @@ def command(
 def _arguments(
     path: str, further: tuple[str, ...], junit: str, workers: int | None, quiet: bool, verbose: bool
 ) -> list[str]:
-    arguments = [*further]
+    # A module that cannot be imported fails; the others are judged all the same.
+    arguments = ["--continue-on-collection-errors", *further]
     if junit:
         arguments.append(f"--junitxml={os.path.abspath(junit)}")
     if workers:
@@ -64,11 +73,10 @@ def _arguments(
 
 
 def _conclude(ran: Ran, elapsed: float, json_path: str) -> ExitCode:
-    interrupted = ran.status == 2
     if ran.scenarios:
         out = console(sys.stderr if json_path == "-" else sys.stdout)
         scenarios.show(out, ran.scenarios, elapsed)
-    code = ExitCode.INTERRUPTED if interrupted else ran.exit_code()
+    code = ExitCode.INTERRUPTED if ran.interrupted else ran.exit_code()
     if json_path:
         content = scenarios.as_json(ran.scenarios, code, elapsed, harness.__version__)
         try:
@@ -76,6 +84,6 @@ def _conclude(ran: Ran, elapsed: float, json_path: str) -> ExitCode:
         except OSError as error:
             could_not_write("the JSON report", json_path, error)
             code = code or ExitCode.UNKNOWN
-    if interrupted:
+    if ran.interrupted:
         print("interrupted", file=sys.stderr)
     return code

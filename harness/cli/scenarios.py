@@ -13,8 +13,6 @@ from harness.machine import process
 from harness.reporting.scenarios import Scenario, exit_code, gather
 from harness.verdict import ExitCode, Verdict, worst
 
-_PYTEST_FAILED = 1
-_PYTEST_INTERRUPTED = 2
 _PYTEST_INTERNAL = 3
 _PYTEST_USAGE = 4
 _PYTEST_NOTHING = 5
@@ -25,6 +23,7 @@ class Ran(NamedTuple):
 
     status: int
     scenarios: list[Scenario]
+    interrupted: bool
 
     def exit_code(self) -> ExitCode:
         """That of the worst verdict. Raises Misuse or InternalError where pytest did not do its work."""
@@ -51,11 +50,11 @@ def run_pytest(arguments: Sequence[str], *, cwd: str, to_stderr: bool = False) -
         argv = [*_leash(), sys.executable, "-m", "pytest", "-p", "harness.cli.collector", *arguments]
         sys.stdout.flush()
         child = subprocess.Popen(argv, cwd=cwd, env=env, stdout=sys.stderr.fileno() if to_stderr else None)
-        status = _wait(child)
+        status, interrupted = _wait(child)
         lines = os.pread(results, os.fstat(results).st_size, 0).decode().splitlines()
     finally:
         os.close(results)
-    return Ran(status, gather(lines, _root(arguments, cwd)))
+    return Ran(status, gather(lines, _root(arguments, cwd)), interrupted)
 
 
 def _leash() -> list[str]:
@@ -63,7 +62,7 @@ def _leash() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
-def _wait(child: "subprocess.Popen[bytes]") -> int:
+def _wait(child: "subprocess.Popen[bytes]") -> tuple[int, bool]:
     """Ctrl-C reaches pytest as well as us: it ends in order, and tells what it had done."""
     interrupted = False
 
@@ -78,7 +77,7 @@ def _wait(child: "subprocess.Popen[bytes]") -> int:
         status = child.wait()
     finally:
         signal.signal(signal.SIGINT, before)
-    return _PYTEST_INTERRUPTED if interrupted else status
+    return status, interrupted
 
 
 def _root(arguments: Sequence[str], cwd: str) -> str:
@@ -97,7 +96,7 @@ def replay_test(test: str, bundle: str) -> tuple[Verdict, ExitCode]:
     cwd = _home_of(test, bundle)
     ran = run_pytest([f"--harness-replay={os.path.abspath(bundle)}", "-q", test], cwd=cwd)
     verdicts = [Verdict(v.verdict) for s in ran.scenarios for v in s.volumes if v.verdict in set(Verdict)]
-    if ran.status == _PYTEST_INTERRUPTED:
+    if ran.interrupted:
         raise KeyboardInterrupt
     if not verdicts:
         ran.exit_code()

@@ -81,7 +81,8 @@ def close_all_except(keep: set[int]) -> None:
     """Close every descriptor but `keep`, by close_range(2) over the gaps (through os.closerange)."""
     start = 0
     for fd in sorted(keep):
-        os.closerange(start, fd)
+        if start < fd:  # os.closerange of an empty range from 0 would close everything
+            os.closerange(start, fd)
         start = fd + 1
     os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 

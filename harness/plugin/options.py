@@ -37,6 +37,7 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def add_options(parser: pytest.Parser) -> None:
+    """The command-line options, and an ini key for each declared setting."""
     group = parser.getgroup("crash-harness", "crash-harness: cut the power, judge what is left")
     for flag, words in _OPTIONS:
         group.addoption(flag, **words)

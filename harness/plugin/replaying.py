@@ -35,6 +35,7 @@ class Replay:
         return manifest.spec == spec and (not places or place in places)
 
     def judged(self, checker: CheckerFactory) -> Report:
+        """The report of the one state. A finding of it is not confirmed again: it is the confirmation."""
         replayed = trial.replay(self.bundle, checker)
         report = self._report()
         lost = len(lost_atoms(self.bundle.recording.space(self.bundle.manifest.settings), self.state))

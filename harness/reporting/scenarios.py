@@ -104,7 +104,7 @@ def guarantee(test: str, root: str) -> str:
         text = ""
     first = text.strip().splitlines()[0] if text.strip() else ""
     shown = name.removeprefix("test_").replace("_", " ")
-    return f"{first.rstrip('.')}: {shown}" if first else shown or test
+    return ": ".join(filter(None, (first.rstrip("."), shown))) or test
 
 
 def exit_code(scenarios: Sequence[Scenario]) -> ExitCode:
