@@ -1,8 +1,8 @@
 """A program that acknowledges an entry just before it fsyncs it is found out; the other way round it is intact.
 
 Fault: power cut at every point of 8 rounds, the instants between the acknowledgement and the fsync's end among them.
-Rests on fsync(2): the data is durable when fsync returns ("The call blocks until the device reports that the transfer has
-completed"), not when it is called.
+Rests on fsync(2): the data is durable when fsync returns ("The call blocks until the device reports that the transfer
+has completed"), not when it is called.
 """
 
 import pytest

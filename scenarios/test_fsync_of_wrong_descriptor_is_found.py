@@ -1,8 +1,8 @@
 """A program that fsyncs another file than the one that it wrote is found out; with the right one it is intact.
 
 Fault: power cut at every point of 8 rounds of append to the ledger, fsync of the index, acknowledge.
-Rests on fsync(2): it transfers the modified data "of the file referred to by the file descriptor fd". Delayed allocation
-(Documentation/admin-guide/ext4.rst) leaves the other file's data in memory, whatever else is committed.
+Rests on fsync(2): it transfers the modified data "of the file referred to by the file descriptor fd". Delayed
+allocation (Documentation/admin-guide/ext4.rst) leaves the other file's data in memory, whatever else is committed.
 """
 
 import pytest

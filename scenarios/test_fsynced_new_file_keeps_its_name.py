@@ -2,8 +2,8 @@
 
 Fault: power cut at every point of 40 rounds of create, write, fsync of the file, acknowledge.
 Rests on the file systems, not on fsync(2), which promises no directory entry: ext4 and xfs commit the whole transaction
-in which the file was made, and btrfs logs the names of a file whose inode is new (Documentation/filesystems/btrfs.rst
-points to its wiki: "fsync of a new file persists its name").
+in which the file was made, and btrfs logs a file's names with it and links it under them when it replays its log
+(add_inode_ref in fs/btrfs/tree-log.c).
 """
 
 from fixtures.programs import names

@@ -1,8 +1,8 @@
 """ext4 mounted with nobarrier loses fsynced data when the device has a volatile cache.
 
 Fault: power cut at every point of 20 rounds of append, fsync, acknowledge; the program is right, the mount is not.
-Rests on Documentation/admin-guide/ext4.rst: write barriers make "volatile disk write caches safe to use"; nobarrier is for
-disks that "are battery-backed in one way or another". No flush reaches the device, so nothing is ever durable.
+Rests on Documentation/admin-guide/ext4.rst: write barriers make "volatile disk write caches safe to use"; nobarrier is
+for disks that "are battery-backed in one way or another". No flush reaches the device, so nothing is ever durable.
 """
 
 import pytest

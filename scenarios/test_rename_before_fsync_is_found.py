@@ -1,9 +1,9 @@
 """A program that renames the new version into place before it fsyncs it is found out; fsynced first it is intact.
 
-Fault: power cut at every point of 6 replacements; between the rename and the late fsync the program fsyncs its own log, and
-that commits the rename without the data.
-Rests on what fsync(2) orders: nothing but the file that it is called for. ext4's auto_da_alloc would hide the bug most of
-the time (Documentation/admin-guide/ext4.rst), so ext4 is mounted without it; xfs has nothing that hides it.
+Fault: power cut at every point of 6 replacements; between the rename and the late fsync the program fsyncs its own log,
+and that commits the rename without the data.
+Rests on what fsync(2) orders: nothing but the file that it is called for. ext4's auto_da_alloc would hide the bug most
+of the time (Documentation/admin-guide/ext4.rst), so ext4 is mounted without it; xfs has nothing that hides it.
 """
 
 import pytest

@@ -1,11 +1,13 @@
-"""SQLite with synchronous=FULL is never corrupt after a power cut and keeps each commit, in DELETE mode all but the last.
+"""SQLite with synchronous=FULL is whole after a power cut and keeps each commit, in DELETE mode all but the last.
 
 Fault: power cut at every point of 12 transactions over two tables, the making of the database included.
-Rests on https://sqlite.org/pragma.html#pragma_synchronous: FULL "ensures that an operating system crash or power failure
-will not corrupt the database"; EXTRA is FULL "with the addition that the directory containing a rollback journal is synced
-after that journal is unlinked to commit a transaction in DELETE mode" and "provides additional durability if the commit
-is followed closely by a power loss". So DELETE with FULL may roll back its last commit, which the third test shows; the
-journal of the next commit, whose directory SQLite does sync, makes the one before durable.
+Rests on https://sqlite.org/pragma.html#pragma_synchronous: FULL "ensures that an operating system crash or power
+failure will not corrupt the database"; EXTRA is FULL "with the addition that the directory containing a rollback
+journal is synced after that journal is unlinked to commit a transaction in DELETE mode" and "provides additional
+durability if the commit is followed closely by a power loss". So DELETE with FULL may roll back its last commit, which
+the third test shows; the journal of the next commit, whose directory SQLite does sync, makes the one before durable.
+For WAL: "Writers sync the WAL on every transaction commit if PRAGMA synchronous is set to FULL"
+(https://sqlite.org/wal.html).
 """
 
 import pytest

@@ -1,10 +1,10 @@
-"""SQLite with synchronous=NORMAL is whole after a power cut and holds a prefix of the commits; it may lose the last ones.
+"""SQLite with synchronous=NORMAL is whole after a power cut and holds a prefix of the commits; the last may be lost.
 
 Fault: power cut at every point of 12 transactions over two tables, the making of the database included.
-Rests on https://sqlite.org/pragma.html#pragma_synchronous: "WAL mode is safe from corruption with synchronous=NORMAL, and
-probably DELETE mode is safe too on modern filesystems"; WAL "does lose durability". For the rollback modes it speaks of "a
-very small (though non-zero) chance" of corruption "on an older filesystem": on these three file systems none is found,
-and durability, of which it says nothing there, is not asked for.
+Rests on https://sqlite.org/pragma.html#pragma_synchronous: "WAL mode is safe from corruption with synchronous=NORMAL,
+and probably DELETE mode is safe too on modern filesystems"; WAL "does lose durability". For the rollback modes it
+speaks of "a very small (though non-zero) chance" of corruption "on an older filesystem": on these three file systems
+none is found, and durability, of which it says nothing there, is not asked for.
 """
 
 import pytest

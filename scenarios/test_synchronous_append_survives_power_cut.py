@@ -2,7 +2,8 @@
 
 Fault: power cut at every point of 40 rounds of write, acknowledge; no fsync of the entries is ever called.
 Rests on open(2): "By the time write(2) (or similar) returns, the output data and associated file metadata have been
-transferred to the underlying hardware", as though each write was followed by fsync (O_SYNC) or fdatasync (O_DSYNC).
+transferred to the underlying hardware (i.e., as though each write(2) was followed by a call to fsync(2))"; with
+O_DSYNC, by one to fdatasync.
 """
 
 import pytest

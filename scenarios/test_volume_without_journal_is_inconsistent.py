@@ -1,8 +1,8 @@
 """A file system without a journal is inconsistent after a power cut: ext2, and ext4 made with -O ^has_journal.
 
 Fault: power cut at every point of 20 rounds of append, fsync, acknowledge, by a program that does everything right.
-Rests on e2fsck(8) and on the design: fsync writes the file's data and inode, while bitmaps, counts and directories follow
-whenever they like. e2fsck -fn is asked after the mount and finds what a journal would have kept together.
+Rests on e2fsck(8) and on the design: fsync writes the file's data and inode, while bitmaps, counts and directories
+follow whenever they like. e2fsck -fn is asked after the mount and finds what a journal would have kept together.
 """
 
 import pytest

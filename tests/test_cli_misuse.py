@@ -101,8 +101,8 @@ def test_damaged_foreign_and_newer_bundles(tmp_path: Path) -> None:
             assert ran.status == 2, ran
             assert said in ran.err, ran
             ran.assert_one_screen()
-    for command in (("replay", str(tmp_path)), ("export", str(tmp_path), "out")):
-        assert harness(*command, cwd=tmp_path).status == 2
+    assert harness("replay", str(tmp_path), cwd=tmp_path).status == 2
+    assert harness("export", str(tmp_path), "out", cwd=tmp_path).status == 2
 
 
 def test_every_setting_has_its_option_and_its_help(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pexpect
+import pexpect  # type: ignore[import-untyped]
 import pytest
 from cli_support import CAREFUL, CARELESS, HARNESS, bundle_of, harness, place_app
 
@@ -23,7 +23,7 @@ def app(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def started(app: Path) -> Iterator["list[pexpect.spawn[str]]"]:
+def started() -> Iterator["list[pexpect.spawn[str]]"]:
     """Children that are gone when the test is over."""
     children: list[pexpect.spawn[str]] = []
     yield children

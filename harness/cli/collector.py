@@ -60,5 +60,8 @@ def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
     if isinstance(report.longrepr, tuple):  # a skip: path, line, reason
         return str(report.longrepr[2])
     crash = getattr(report.longrepr, "reprcrash", None)
-    text = str(crash.message if crash else report.longreprtext).strip()
-    return text.splitlines()[0] if text else ""
+    if crash:
+        return (str(crash.message).strip().splitlines() or [""])[0]
+    # A collection error is text alone, its exception on the last line that begins with E.
+    lines = report.longreprtext.strip().splitlines() or [""]
+    return next((line[1:].strip() for line in reversed(lines) if line.startswith("E ")), lines[0])

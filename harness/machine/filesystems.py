@@ -103,7 +103,7 @@ _XFS = FileSystem(
 _BTRFS = FileSystem(
     name="btrfs",
     fs_type="btrfs",
-    # No -U: to see that the UUID is unique, mkfs.btrfs reads every block device there is, and hangs with any that hangs.
+    # No -U: to see that the UUID is unique, mkfs.btrfs reads every block device there is, and hangs with one.
     mkfs=("mkfs.btrfs", "-q", "-f", "-K", "-s", str(BLOCK_SIZE)),
     fsck=("btrfs", "check", "--readonly"),
     default_size=128 * _MIB,

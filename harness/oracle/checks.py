@@ -1,6 +1,7 @@
 """The user's own check of a recovered volume: a shell command, or a Python callable."""
 
 import errno
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +48,8 @@ class CommandCheck:
         self._command = command
         self._timeout = timeout
         self._promises_file = f"{own_folder(workspace)}/promises"
-        self._env = {"HARNESS_VOLUME": workspace.volume, "HARNESS_PROMISES": self._promises_file}
+        ours = {"HARNESS_VOLUME": workspace.volume, "HARNESS_PROMISES": self._promises_file}
+        self._env = {**os.environ, **ours}
         self._written: int = -1
 
     def __call__(self, state: RecoveredState) -> list[Finding]:

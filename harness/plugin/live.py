@@ -79,8 +79,8 @@ class LiveVolume:
         self._must_be_live()
         text = resolve(command, self._directory) if isinstance(command, str) else shlex.join(command)
         seconds = self._settings.timeout if timeout is None else timeout
-        ran = recorder._run(text, seconds, {**os.environ, **self.env})
-        recorder._expect_success("program", text, ran)
+        ran = recorder.run(text, seconds, self.env)
+        recorder.expect_success("program", text, ran)
         return ran.shell.output
 
     def _must_be_live(self) -> None:

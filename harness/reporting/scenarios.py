@@ -131,7 +131,7 @@ def show(out: Console, scenarios: Sequence[Scenario], elapsed: float) -> None:
 
 def _table(scenarios: Sequence[Scenario], out: Console) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", width=None if out.is_terminal else 160)
-    table.add_column("guarantee", overflow="fold", ratio=1)
+    table.add_column("guarantee", overflow="fold", ratio=1 if out.is_terminal else None)
     table.add_column("verdict", no_wrap=True)
     table.add_column("states", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)

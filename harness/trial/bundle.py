@@ -13,14 +13,14 @@ import os
 import platform
 import tarfile
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import xxhash
 import zstandard
 
 import harness
-from harness.blocklog import BlockLog
+from harness.blocklog import BlockLog, Kind
 from harness.crash import CrashState
 from harness.errors import BadBundle, BadLog, Misuse
 from harness.machine.files import write_atomically
@@ -34,16 +34,20 @@ from harness.volume import VolumeSpec
 SCHEMA = 1
 SUFFIX = ".crash"
 _LEVEL = 6
+_COPY_AGAIN = "copy it again from where it came"
 _MEMBER_MAX = 64 << 30
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ChosenState(msgspec.Struct, frozen=True, kw_only=True):
     """A CrashState as JSON can carry it: `kept` is a bitmask in hex, bit n for the n-th unflushed write."""
 
-    epoch: int
-    cut: int
-    kept: str
-    promises: int
+    epoch: Count
+    cut: Count
+    kept: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]
+    promises: Count
     name: str
 
     @classmethod
@@ -66,11 +70,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tools: dict[str, str] = {}
     spec: VolumeSpec
     settings: Settings
-    begin: int
-    end: int
+    begin: Count
+    end: Count
     orderly: bool
     notes: tuple[str, ...] = ()
-    extents: tuple[tuple[int, int], ...] = ()
+    extents: tuple[tuple[Count, Count], ...] = ()
     state: ChosenState | None = None
     finding: Finding | None = None
     commands: Commands = Commands()
@@ -141,13 +145,14 @@ def load(path: str) -> Bundle:
     """Open a bundle. Raises BadBundle (truncated, damaged, foreign or newer: it says which), Misuse if absent."""
     members = _members(path, _decompressed(path))
     manifest = _manifest(path, members)
-    for name, digest in manifest.digests.items():
-        if name not in members or xxhash.xxh3_128_hexdigest(members[name]) != digest:
-            raise BadBundle(f"{path}: {name} in it is missing or damaged", "copy the bundle again from where it came")
+    for name in ("base.raw", "log.dmlw", *(f"files/{n}" for n in range(len(manifest.files)))):
+        if name not in members or xxhash.xxh3_128_hexdigest(members[name]) != manifest.digests.get(name):
+            raise BadBundle(f"{path}: {name} in it is missing or damaged", _COPY_AGAIN)
     try:
         log = BlockLog.parse(members["log.dmlw"])
     except BadLog as error:
-        raise BadBundle(f"{path}: {error.cause}", "copy the bundle again from where it came") from error
+        raise BadBundle(f"{path}: {error.cause}", _COPY_AGAIN) from error
+    _check_fits(path, manifest, log)
     recording = Recording(
         spec=manifest.spec,
         base=_base_image(path, manifest, members["base.raw"]),
@@ -183,7 +188,7 @@ def _decompressed(path: str) -> bytes:
             raise BadBundle(f"{path} claims to hold {size} bytes", "this is no bundle that harness made")
         return zstandard.ZstdDecompressor().decompress(raw)
     except zstandard.ZstdError as error:
-        raise BadBundle(f"{path} is truncated or damaged ({error})", "copy it again from where it came") from error
+        raise BadBundle(f"{path} is truncated or damaged ({error})", _COPY_AGAIN) from error
 
 
 def _members(path: str, content: bytes) -> dict[str, bytes]:
@@ -215,12 +220,23 @@ def _manifest(path: str, members: dict[str, bytes]) -> Manifest:
     try:
         return msgspec.convert(raw, Manifest)
     except msgspec.ValidationError as error:
-        raise BadBundle(f"{path}: its manifest is damaged ({error})", "copy it again from where it came") from error
+        raise BadBundle(f"{path}: its manifest is damaged ({error})", _COPY_AGAIN) from error
+
+
+def _check_fits(path: str, manifest: Manifest, log: BlockLog) -> None:
+    """What the manifest says of the log and of the volume must be possible: a digest does not vouch for that."""
+    state = manifest.state
+    flushes = sum(event.kind is Kind.FLUSH for event in log.events)
+    fits = manifest.begin <= manifest.end <= len(log.events)
+    fits &= all(offset + length <= manifest.spec.size for offset, length in manifest.extents)
+    fits &= state is None or (state.cut <= manifest.end and state.epoch <= flushes)
+    if not fits:
+        raise BadBundle(f"{path}: its manifest does not fit its log and volume", _COPY_AGAIN)
 
 
 def _base_image(path: str, manifest: Manifest, content: bytes) -> Image:
     if sum(length for _, length in manifest.extents) != len(content):
-        raise BadBundle(f"{path}: the base image does not fit its extents", "copy it again from where it came")
+        raise BadBundle(f"{path}: the base image does not fit its extents", _COPY_AGAIN)
     image = Image.create(manifest.spec.size, "base")
     at = 0
     for offset, length in manifest.extents:

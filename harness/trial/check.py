@@ -1,4 +1,4 @@
-"""One experiment from commands to verdict: record, control, judge, confirm, save what was found."""
+"""From a recording to a verdict, and back from a bundle: control, judge, confirm, save what was found; replay."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,9 +10,8 @@ from harness.machine import mounts, requirements
 from harness.oracle.checks import Checker, CommandCheck
 from harness.settings import Settings
 from harness.trial import bundle as bundles
-from harness.trial.commands import Attachment, Commands, attachments, materialize, resolve
+from harness.trial.commands import Attachment, Commands, materialize
 from harness.trial.judging import CheckerFactory, Judge, Progress
-from harness.trial.recorder import record
 from harness.trial.recording import Recording
 from harness.trial.report import Report
 from harness.verdict import Finding, Verdict, worst
@@ -25,49 +24,6 @@ OnProgress = Callable[[Progress], None]
 
 def _quiet(_: object) -> None:
     pass
-
-
-class Outcome(NamedTuple):
-    """A finished trial: what was recorded, how it was judged, and the commands that were really run."""
-
-    recording: Recording
-    report: Report
-    commands: Commands
-    files: tuple[Attachment, ...]
-
-
-def check(
-    settings: Settings,
-    commands: Commands,
-    *,
-    directory: str = ".",
-    attach: Sequence[str] = (),
-    reports: str = "reports",
-    keep: str = "",
-    on_stage: OnStage = _quiet,
-    on_progress: OnProgress = _quiet,
-) -> Outcome:
-    """Run the workload, cut the power at every point the model allows, judge each disk with the check.
-
-    `directory`: where relative file names in the commands are looked up. `reports`: where bundles of findings go.
-    `keep`: a path at which the whole recording is saved, whatever the verdict. Raises HarnessError where there is no
-    verdict to give.
-    """
-    requirements.require(settings.fs)
-    commands = Commands(
-        workload=resolve(commands.workload, directory),
-        check=resolve(commands.check, directory),
-        setup=resolve(commands.setup, directory),
-    )
-    files = attachments([commands.check, commands.workload], attach)
-    on_stage("record")
-    recording = record(settings, commands)
-    if keep:
-        bundles.save(keep, bundles.pack(recording, settings, commands=commands, files=files))
-    report = judge(recording, settings, command_checker(commands.check, settings), on_stage, on_progress)
-    on_stage("save")
-    save_findings(report, recording, settings, reports, commands=commands, files=files)
-    return Outcome(recording, report, commands, files)
 
 
 def judge(
@@ -119,7 +75,8 @@ def save_findings(
             files=files,
             test=test,
         )
-        name = f"{recording.spec.fs}-{found.finding.kind.lower()}-{found.state.name[:10]}{bundles.SUFFIX}"
+        state = f"{found.state.name[:10]}-{found.state.promises}"
+        name = f"{recording.spec.fs}-{found.finding.kind.lower()}-{state}{bundles.SUFFIX}"
         found.bundle = bundles.save(os.path.join(reports, name), content)
 
 

@@ -47,7 +47,7 @@ def resolve(command: str, directory: str) -> str:
     def absolute(match: re.Match[str]) -> str:
         word = match[0]
         path = os.path.join(os.path.abspath(directory), word)
-        named = os.path.isfile(path) or ("/" in word.strip("/.") and os.path.exists(path))
+        named = os.path.isfile(path) or ("/" in word and word.strip("./") and os.path.exists(path))
         return shlex.quote(os.path.normpath(path)) if named and not os.path.isabs(word) else word
 
     return _WORD.sub(absolute, command)

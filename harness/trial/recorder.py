@@ -21,7 +21,7 @@ from harness.volume import RecordedVolume, VolumeSpec, make_base, mounted_plain
 _GRACE_SECONDS = 30.0
 
 
-class _Ran(NamedTuple):
+class Ran(NamedTuple):
     """What the init of a command tells us when the command is over."""
 
     shell: ShellResult
@@ -35,7 +35,7 @@ def prepare(settings: Settings, setup: str = "") -> tuple[VolumeSpec, Image]:
     base = make_base(spec)
     if setup:
         with mounted_plain(base, spec):
-            _expect_success("setup", setup, _run(setup, settings.timeout, {"HARNESS_VOLUME": workspace.volume}))
+            expect_success("setup", setup, run(setup, settings.timeout, {"HARNESS_VOLUME": workspace.volume}))
     return spec, base
 
 
@@ -48,12 +48,12 @@ def record(settings: Settings, commands: Commands) -> Recording:
     spec, base = prepare(settings, commands.setup)
     with RecordedVolume(spec, base, log_max=settings.log_max) as volume:
         env = {"HARNESS_VOLUME": workspace.volume, "HARNESS_PROMISE": volume.promise_path}
-        ran = _run(commands.workload, settings.timeout, env)
+        ran = run(commands.workload, settings.timeout, env)
         volume.linger(settings.linger)
         volume.finish()
     if volume.error:
         raise volume.error
-    _expect_success("workload", commands.workload, ran)
+    expect_success("workload", commands.workload, ran)
     if volume.free_bytes_at_end < spec.sector_size:
         raise WorkloadFailed(
             "the workload filled the volume: what it could not write cannot be judged",
@@ -76,22 +76,23 @@ def recording_of(volume: RecordedVolume, spec: VolumeSpec, base: Image) -> Recor
     return Recording(spec, base, volume.log, begin, end, not volume.stragglers, tuple(notes))
 
 
-def _run(command: str, timeout: float, env: dict[str, str]) -> _Ran:
-    """Run a command in a PID namespace of its own, in the volume's root."""
-    volume = env["HARNESS_VOLUME"]
+def run(command: str, timeout: float, ours: dict[str, str]) -> Ran:
+    """Run a command in a PID namespace of its own, in the volume's root, with the user's environment and `ours`."""
+    volume = ours["HARNESS_VOLUME"]
+    env = {**os.environ, **ours}
     answer = os.memfd_create("crash-harness:answer")
 
     def life() -> int:
         device = mounts.device_at(volume)
         shell = run_shell(command, cwd=volume, env=env, timeout=timeout)
         stayed = mounts.device_at(volume) == device
-        os.write(answer, msgspec.msgpack.encode(_Ran(shell, stayed)))
+        os.write(answer, msgspec.msgpack.encode(Ran(shell, stayed)))
         return 0
 
     return _answer(life, answer, timeout + _GRACE_SECONDS)
 
 
-def _answer(life: Callable[[], int], answer: int, patience: float) -> _Ran:
+def _answer(life: Callable[[], int], answer: int, patience: float) -> Ran:
     try:
         with spawn_init(life) as init:
             status = init.wait(patience)
@@ -101,10 +102,11 @@ def _answer(life: Callable[[], int], answer: int, patience: float) -> _Ran:
     if not told:
         how = "did not end" if status is None else f"ended: {describe_status(status)}"
         raise WorkloadFailed(f"the process that ran the command {how}", "look at its memory and at the kernel log")
-    return msgspec.msgpack.decode(told, type=_Ran)
+    return msgspec.msgpack.decode(told, type=Ran)
 
 
-def _expect_success(role: str, command: str, ran: _Ran) -> None:
+def expect_success(role: str, command: str, ran: Ran) -> None:
+    """Raises WorkloadFailed, saying which: it hung, failed, unmounted the volume, or left processes behind."""
     shell = ran.shell
     if shell.timed_out:
         raise WorkloadFailed(f"the {role} hung: {command}", "give it longer with --timeout SECONDS", shell.output)
