@@ -80,6 +80,7 @@ class Declared(NamedTuple):
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+    least: float = 0
 
     @property
     def flag(self) -> str:
@@ -89,14 +90,18 @@ class Declared(NamedTuple):
         value = self.parse(text)
         if self.choices and str(value) not in self.choices:
             raise Misuse(f"{self.flag} {value} is not known", "choose one of " + ", ".join(self.choices))
+        if isinstance(value, int | float) and not value >= self.least:  # not >=: a NaN is refused too
+            raise Misuse(f"{self.flag} {value} is too small", f"give at least {self.least:g}")
         return value
 
 
 _DEFAULTS = Settings()
 
 
-def _declare(name: str, parse: Callable[[Any], Any], text: str, choices: tuple[str, ...] = ()) -> Declared:
-    return Declared(name, parse, getattr(_DEFAULTS, name), text, choices)
+def _declare(
+    name: str, parse: Callable[[Any], Any], text: str, choices: tuple[str, ...] = (), least: float = 0
+) -> Declared:
+    return Declared(name, parse, getattr(_DEFAULTS, name), text, choices, least)
 
 
 DECLARED: Mapping[str, Declared] = {
@@ -109,15 +114,27 @@ DECLARED: Mapping[str, Declared] = {
         _declare("sector_size", _parse_int, "Logical sector of the volume's device, in bytes.", ("512", "4096")),
         _declare("model", str, "Which disks a power cut may leave.", ("flushed", "prefix", "subset", "torn")),
         _declare("unit", _parse_int, "Bytes that the device writes atomically (model torn).", ("512", "4096")),
-        _declare("max_states", _parse_int, "Judge at most this many distinct states; beyond it the run is a sample."),
+        _declare(
+            "max_states", _parse_int, "Judge at most this many distinct states; beyond it the run is a sample.", least=1
+        ),
         _declare("bound", _parse_int, "Enumerate an epoch whole when it has at most this many unflushed writes."),
         _declare("seed", _parse_int, "Seed of the random subsets in a sample. The same seed gives the same states."),
-        _declare("timeout", _parse_seconds, "Seconds for the workload, and for each check, before it counts as hung."),
+        _declare(
+            "timeout",
+            _parse_seconds,
+            "Seconds for the workload, and for each check, before it counts as hung.",
+            least=0.01,
+        ),
         _declare("fsck", _parse_bool, "Run the file system's own check, read-only, on each recovered volume."),
         _declare("workers", _parse_int, "Processes that judge states. 0: by the number of cores."),
         _declare("scratch", str, "Device on which states are recovered.", ("auto", "zram", "loop")),
         _declare("linger", _parse_seconds, "Seconds to go on recording after the workload, before the unmount."),
-        _declare("log_max", parse_size, "Largest block log, in bytes of memory; a longer recording is UNKNOWN."),
+        _declare(
+            "log_max",
+            parse_size,
+            "Largest block log, in bytes of memory; a longer recording is UNKNOWN.",
+            least=1 << 20,
+        ),
     )
 }
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from trial_support import with_settings
+from trial_support import SMALL, with_settings
 
 from harness.errors import BoundExceeded, Misuse, WorkloadFailed
 from harness.machine import loop, mounts
@@ -12,13 +12,14 @@ from harness.settings import Settings
 from harness.trial.check import command_checker, judge
 from harness.trial.commands import Commands, attachments, materialize, resolve
 from harness.trial.recorder import record
+from harness.trial.recording import Recording
 from harness.verdict import Verdict
 
 pytestmark = pytest.mark.root
 
 
-def recording_of(workload: str, setup: str = "", **changes: object) -> object:
-    return record(with_settings(**changes), Commands(workload=workload, setup=setup))
+def recording_of(workload: str, setup: str = "", settings: Settings = SMALL) -> Recording:
+    return record(settings, Commands(workload=workload, setup=setup))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,8 @@ def recording_of(workload: str, setup: str = "", **changes: object) -> object:
         ("cat /dev/zero > fill; true", "filled the volume", {}),
         ("sleep 60 & true", "left 1 process", {}),
         ("setsid sh -c 'sleep 60 & sleep 60' > /dev/null 2>&1 & sleep 0.1", r"left \d process", {}),
+        ("true", "changed nothing", {}),
+        ("echo somewhere else > /dev/null", "changed nothing", {}),
         ("cd /; umount $HARNESS_VOLUME", "unmounted the volume", {}),
         ("cd /; umount -l $HARNESS_VOLUME; echo lost > $HARNESS_VOLUME/x", "unmounted the volume", {}),
     ],
@@ -39,7 +42,7 @@ def recording_of(workload: str, setup: str = "", **changes: object) -> object:
 def test_a_workload_that_fails_is_no_verdict(workload: str, words: str, changes: dict[str, object]) -> None:
     before = loop.ours()
     with pytest.raises(WorkloadFailed, match=words) as caught:
-        recording_of(workload, **changes)
+        recording_of(workload, settings=with_settings(**changes))
     assert caught.value.remedy
     assert set(loop.ours()) <= set(before)
     assert not os.path.ismount(mounts.enter_private_mounts().volume)
@@ -59,7 +62,9 @@ def test_a_setup_that_fails_is_told_as_setup() -> None:
 
 def test_a_log_beyond_its_bound_is_no_verdict() -> None:
     with pytest.raises(BoundExceeded, match="log"):
-        recording_of("dd if=/dev/urandom of=x bs=1M count=6 conv=fsync 2> /dev/null", log_max=2 << 20)
+        recording_of(
+            "dd if=/dev/urandom of=x bs=1M count=6 conv=fsync 2> /dev/null", settings=with_settings(log_max=2 << 20)
+        )
 
 
 def test_promises_of_megabytes_with_any_bytes_come_back_whole() -> None:
@@ -91,20 +96,21 @@ def test_commands_run_in_the_volume_with_the_users_environment(monkeypatch: pyte
     assert judge(recording, settings, command_checker(check, settings)).verdict is Verdict.INTACT
 
 
-def test_words_that_name_files_are_resolved_and_the_files_go_along(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text("import helper")
-    (tmp_path / "helper.py").write_text("")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "golden file").write_text("x")
-    command = resolve("python3 app.py verify --golden data/ 'app.py' ; echo app.pyx > out", str(tmp_path))
-    assert command == (
-        f"python3 {tmp_path}/app.py verify --golden {tmp_path}/data '{tmp_path}/app.py' ; echo app.pyx > out"
+def test_words_that_name_programs_are_resolved_and_the_files_go_along(tmp_path: Path) -> None:
+    for name in ("app.py", "helper.py", "app.db", "data/golden file", "data/in"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    command = resolve("python3 app.py app.db < data/in > app.py ; 'app.py' data . app.pyx", str(tmp_path))
+    assert (
+        command
+        == f"python3 {tmp_path}/app.py app.db < {tmp_path}/data/in > app.py ; '{tmp_path}/app.py' data . app.pyx"
     )
     files = attachments([command], [str(tmp_path / "data")])
-    assert {file.path for file in files} == {
-        f"{tmp_path}/app.py",
-        f"{tmp_path}/helper.py",
-        f"{tmp_path}/data/golden file",
+    assert {file.path.removeprefix(f"{tmp_path}/") for file in files} == {
+        "app.py",
+        "helper.py",
+        "data/in",
+        "data/golden file",
     }
     with pytest.raises(Misuse, match="no such file"):
         attachments([], [str(tmp_path / "missing")])

@@ -83,5 +83,5 @@ class Selection(NamedTuple):
 
 
 def show_count(count: int) -> str:
-    """A number of states for people, also one with thousands of digits: `127`, `about 2^4096`."""
-    return str(count) if count < 10**12 else f"about 2^{round(math.log2(count))}"
+    """A number of states for people, also one with thousands of digits: `1,270`, `about 2^4096`."""
+    return f"{count:,}" if count < 10**12 else f"about 2^{round(math.log2(count))}"

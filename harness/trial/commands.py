@@ -1,7 +1,7 @@
 """Workload and check commands: they run inside the volume, so the files that they name are found where the user stood.
 
-A word of a command that names a file under the user's directory is given its full path, and the file goes along in the
-bundle, so that a check written as `python3 app.py verify` means the same in a replay on another machine.
+A word of a command that names a program or script under the user's directory is given its full path, and the file goes
+along in the bundle, so that a check written as `python3 app.py verify` means the same in a replay on another machine.
 """
 
 import glob
@@ -18,6 +18,7 @@ from harness.machine.mounts import Workspace
 
 # What stands between words of a shell command; a file name with one of these must be given in full by the user.
 _WORD = re.compile(r"""[^\s'"`;|&<>()$\\*?\[\]{}=]+""")
+_SCRIPTS = (".py", ".pyz", ".sh", ".pl", ".rb", ".js", ".jar", ".lua", ".php", ".tcl")
 _FILE_MAX = 4 << 20
 _BESIDE_MAX = 1 << 20
 
@@ -42,15 +43,25 @@ class Commands(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve(command: str, directory: str) -> str:
-    """The command with each relative word that names a file (or a path with a slash) in `directory` made absolute."""
+    """The command with each relative word that names a program or script in `directory` made absolute.
+
+    A word counts if the file is executable, is a script by its name, or is written with a slash; not behind `>`. So
+    `ledger.db` is meant to lie on the volume, even if the user's directory has one too.
+    """
+    here = os.path.abspath(directory)
 
     def absolute(match: re.Match[str]) -> str:
         word = match[0]
-        path = os.path.join(os.path.abspath(directory), word)
-        named = os.path.isfile(path) or ("/" in word and word.strip("./") and os.path.exists(path))
-        return shlex.quote(os.path.normpath(path)) if named and not os.path.isabs(word) else word
+        path = os.path.normpath(os.path.join(here, word))
+        written_to = command[: match.start()].rstrip().endswith(">")
+        meant = not written_to and not os.path.isabs(word) and _is_program(word, path)
+        return shlex.quote(path) if meant else word
 
     return _WORD.sub(absolute, command)
+
+
+def _is_program(word: str, path: str) -> bool:
+    return os.path.isfile(path) and ("/" in word or os.access(path, os.X_OK) or word.endswith(_SCRIPTS))
 
 
 def attachments(commands: Iterable[str], extra: Iterable[str] = ()) -> tuple[Attachment, ...]:

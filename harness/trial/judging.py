@@ -20,7 +20,7 @@ from harness.oracle.checks import Checker
 from harness.oracle.examine import Examiner
 from harness.settings import Settings
 from harness.trial.recording import Recording, lost_atoms, whole
-from harness.trial.report import Report, Tally
+from harness.trial.report import Found, Report, Tally
 from harness.trial.workers import Pool, Progress, Worker, hung
 from harness.verdict import Finding, Verdict
 
@@ -108,11 +108,17 @@ class Judge:
 
     def confirm(self, report: Report) -> None:
         """Judge each finding's best state again on fresh disks. One that never comes back is UNKNOWN."""
-        for found in report.found:
-            again = [_same(found.finding, self.one(found.state)) for _ in range(_CONFIRMATIONS)]
-            found.reproduced = f"{sum(again)}/{_CONFIRMATIONS}"
-            if not any(again):
-                found.finding = msgspec.structs.replace(found.finding, verdict=Verdict.UNKNOWN)
+        try:
+            for found in report.found:
+                self._confirm(found)
+        except KeyboardInterrupt:
+            report.interrupted = True
+
+    def _confirm(self, found: Found) -> None:
+        again = [_same(found.finding, self.one(found.state)) for _ in range(_CONFIRMATIONS)]
+        found.reproduced = f"{sum(again)}/{_CONFIRMATIONS}"
+        if not any(again):
+            found.finding = msgspec.structs.replace(found.finding, verdict=Verdict.UNKNOWN)
 
     def lost(self, state: CrashState) -> int:
         """How many writes of its epoch the state lost."""

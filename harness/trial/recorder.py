@@ -48,12 +48,20 @@ def record(settings: Settings, commands: Commands) -> Recording:
     spec, base = prepare(settings, commands.setup)
     with RecordedVolume(spec, base, log_max=settings.log_max) as volume:
         env = {"HARNESS_VOLUME": workspace.volume, "HARNESS_PROMISE": volume.promise_path}
+        untouched = _look(volume.path)
         ran = run(commands.workload, settings.timeout, env)
+        idle = _look(volume.path) == untouched and not volume.engine.parsed().promises()
         volume.linger(settings.linger)
         volume.finish()
     if volume.error:
         raise volume.error
     expect_success("workload", commands.workload, ran)
+    if idle:
+        raise WorkloadFailed(
+            f"the workload changed nothing on the volume: {commands.workload}",
+            "let it write below its working directory, which is the volume, also named by HARNESS_VOLUME",
+            ran.shell.output,
+        )
     if volume.free_bytes_at_end < spec.sector_size:
         raise WorkloadFailed(
             "the workload filled the volume: what it could not write cannot be judged",
@@ -61,6 +69,12 @@ def record(settings: Settings, commands: Commands) -> Recording:
             ran.shell.output,
         )
     return recording_of(volume, spec, base)
+
+
+def _look(path: str) -> tuple[int, int, int]:
+    """What changes when anything is written: the root's time of change, free blocks and free inodes."""
+    space = os.statvfs(path)
+    return os.stat(path).st_mtime_ns, space.f_bfree, space.f_ffree
 
 
 def recording_of(volume: RecordedVolume, spec: VolumeSpec, base: Image) -> Recording:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from harness.crash import CrashState
+from harness.crash import CrashState, show_count
 from harness.verdict import Finding, Verdict, worst
 
 
@@ -61,16 +61,8 @@ class Report(msgspec.Struct, kw_only=True):
         """What the verdict rests on, in words that never claim more than was done."""
         if self.judged == self.selected and self.complete:
             return f"all {self.judged} distinct states that the {self.model} model allows"
-        allowed = approximate(self.allowed)
+        allowed = show_count(self.allowed)
         return f"{self.judged} distinct states of {allowed} that the {self.model} model allows (a sample)"
-
-
-def approximate(number: int) -> str:
-    """12,345 as it is; from a million on as 1.2e+08, for numbers too large for a float as well."""
-    if number < 1_000_000:
-        return f"{number:,}"
-    digits = str(number)
-    return f"{digits[0]}.{digits[1]}e+{len(digits) - 1:02d}"
 
 
 class Signature(NamedTuple):
