@@ -87,6 +87,7 @@ class Declared(NamedTuple):
         return "--" + self.name.replace("_", "-")
 
     def read(self, text: object) -> Any:
+        """The value in `text`. Raises Misuse for what cannot be read, is not among the choices, or is too small."""
         value = self.parse(text)
         if self.choices and str(value) not in self.choices:
             raise Misuse(f"{self.flag} {value} is not known", "choose one of " + ", ".join(self.choices))

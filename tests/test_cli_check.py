@@ -37,7 +37,8 @@ def test_a_careless_program_is_corrupted_and_each_finding_names_one_replay_comma
 def test_plain_lines_on_stderr_where_it_is_no_terminal(app: Path) -> None:
     ran = harness(*CAREFUL, cwd=app)
     lines = ran.err.splitlines()
-    assert [line for line in lines if line.endswith("...")] == lines
+    # A slow machine also gets a line of progress every few seconds.
+    assert all(line.endswith("...") or line.startswith("judging crash states: ") for line in lines)
     assert any("recording the workload" in line for line in lines)
     assert "\x1b" not in ran.err + ran.out
 

@@ -244,7 +244,7 @@ class TestShell:
         began = time.monotonic()
         result = shell("echo before; setsid sleep 60 & sleep 60; echo never", timeout=0.3)
         assert (result.status, result.output, result.timed_out) == (-signal.SIGKILL, b"before\n", True)
-        assert result.stragglers == 2
+        assert result.stragglers >= 1  # two, unless the machine is so busy that one had not been forked
         assert time.monotonic() - began < 5
 
     def test_stragglers_are_counted_and_do_not_hold_up_the_result(self) -> None:

@@ -38,6 +38,7 @@ class Picker:
         self._overflow = False
 
     def run(self) -> Selection:
+        """Go through the stages until the budget is spent or nothing is left."""
         for stage in stages(self._space.model, self._space.bound):
             self._take(stage)
         if self._space.model in (Model.SUBSET, Model.TORN):

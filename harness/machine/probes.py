@@ -62,6 +62,8 @@ def fuse() -> Problem:
 
 
 def memfd() -> Problem:
+    """Anonymous files carry every image and every log."""
+
     def write_and_map() -> Problem:
         with Image.create(mmap.PAGESIZE, "probe") as image:
             image.map[0] = 1

@@ -61,6 +61,7 @@ class ZramScratch:
                 self._trace = WriteTrace(tracepoint, os.stat(device.path).st_rdev)
 
     def put(self, changed: Sequence[Extent]) -> str:
+        """Write what changed, and what the kernel wrote since the last put; the first time, everything."""
         written = self._trace.drain() if self._trace else None
         # Opened anew each time: the last close of a block device drops its page cache, so no stale block is ever read.
         fd = os.open(self._path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
@@ -117,6 +118,7 @@ class LoopScratch:
         return self._device.name if self._device else "loop"
 
     def put(self, changed: Sequence[Extent]) -> str:  # noqa: ARG002 (a fresh disk is written whole)
+        """Write everything to a new disk."""
         self._drop()
         self._disk = Image.create(len(self._image), "scratch")
         for offset, length in self._footprint:

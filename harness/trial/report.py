@@ -84,6 +84,7 @@ class Tally:
         self._by_signature: dict[Signature, Found] = {}
 
     def add(self, finding: Finding, state: CrashState, lost: int) -> None:
+        """Count a finding of `state`, which lost that many writes; keep the state if it shows it best."""
         key = signature(finding)
         new = Found(finding=finding, state=state, lost=lost)
         old = self._by_signature.setdefault(key, new)
