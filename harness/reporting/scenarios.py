@@ -14,6 +14,8 @@ from rich.text import Text
 from harness.reporting.text import count, printable, seconds, shortened
 from harness.verdict import ExitCode, Verdict, worst
 
+_PLAIN_WIDTH = 140  # where no terminal tells its own
+
 
 class Volume(msgspec.Struct):
     """One judgement that a test asked for: what it expected and what came of it."""
@@ -95,16 +97,21 @@ def _add_properties(scenario: Scenario, properties: Sequence[tuple[str, Any]]) -
 
 
 def guarantee(test: str, root: str) -> str:
-    """The first line of the test file's docstring, with a parameter or a second test of the file named behind it."""
-    path, _, name = test.partition("::")
+    """The first line of the test file's docstring; without one, the file's name."""
+    path = test.partition("::")[0]
     try:
         with open(os.path.join(root, path), encoding="utf-8") as file:
             text = ast.get_docstring(ast.parse(file.read())) or ""
     except (OSError, SyntaxError, ValueError):
         text = ""
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    shown = name.removeprefix("test_").replace("_", " ")
-    return ": ".join(filter(None, (first.rstrip("."), shown))) or test
+    return text.strip().partition("\n")[0].rstrip(".") or path
+
+
+def case(test: str) -> str:
+    """What tells one test of a file from the others: its name and parameters, as words."""
+    name, _, parameters = test.partition("::")[2].partition("[")
+    words = name.removeprefix("test_").replace("_", " ")
+    return f"{words} [{parameters}" if parameters else words or test
 
 
 def exit_code(scenarios: Sequence[Scenario]) -> ExitCode:
@@ -121,7 +128,7 @@ def show(out: Console, scenarios: Sequence[Scenario], elapsed: float) -> None:
     headline = f"{passed:,} of {count(len(scenarios), 'scenario')} as they should be, in {seconds(elapsed)}"
     out.print(Text.assemble((f" {verdict} ", style[verdict] + " reverse"), "  ", headline))
     out.print()
-    out.print(_table(scenarios, out), soft_wrap=not out.is_terminal)
+    out.print(_table(scenarios), width=None if out.is_terminal else _PLAIN_WIDTH)
     out.print()
     out.print(totals(scenarios))
     for scenario in scenarios:
@@ -129,18 +136,22 @@ def show(out: Console, scenarios: Sequence[Scenario], elapsed: float) -> None:
             _show_failure(out, scenario)
 
 
-def _table(scenarios: Sequence[Scenario], out: Console) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", width=None if out.is_terminal else 160)
-    table.add_column("guarantee", overflow="fold", ratio=1 if out.is_terminal else None)
+def _table(scenarios: Sequence[Scenario]) -> Table:
+    """A guarantee, and below it the tests that hold it to account."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("guarantee", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     table.add_column("states", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
+    above = ""
     for scenario in scenarios:
+        if scenario.guarantee != above:
+            above = scenario.guarantee
+            table.add_row(Text(printable(above), style="bold"))
         style = "" if scenario.outcome == "passed" else "bold red"
         states = f"{scenario.states:,}" if scenario.volumes else "-"
-        table.add_row(
-            printable(scenario.guarantee), Text(scenario.shown, style=style), states, seconds(scenario.seconds)
-        )
+        name = Text("  " + printable(case(scenario.test)))
+        table.add_row(name, Text(scenario.shown, style=style), states, seconds(scenario.seconds))
     return table
 
 
