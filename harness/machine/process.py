@@ -31,6 +31,7 @@ PACKAGES: Mapping[str, str] = {
     "mkfs.ext2": "e2fsprogs",
     "mke2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "e2fsck.static": "e2fsck-static",
     "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
     "tune2fs": "e2fsprogs",

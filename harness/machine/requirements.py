@@ -11,6 +11,7 @@ import msgspec
 from harness.errors import Missing, RequirementMissing
 from harness.machine import probes, process
 from harness.machine.filesystems import FILE_SYSTEMS, FileSystem, lookup
+from harness.machine.fsck import QUICK_E2FSCK
 from harness.settings import show_size
 
 EVERYTHING = "everything"
@@ -156,6 +157,15 @@ def _amenities() -> list[Requirement]:
             check=probes.tracepoints,
             privileged=True,
             remedy=f"{_OTHER_KERNEL} (CONFIG_BLK_DEV_IO_TRACE or CONFIG_FTRACE); in a container: {_ON_A_HOST}",
+            optional=True,
+        ),
+        Requirement(
+            name=QUICK_E2FSCK,
+            why="faster judging: an e2fsck that loads no libraries",
+            check=lambda: None if process.find(QUICK_E2FSCK) else "not installed",
+            remedy=process.missing_program(QUICK_E2FSCK, "").remedy,
+            package=process.PACKAGES[QUICK_E2FSCK],
+            needed_for=("ext4", "ext3", "ext2"),
             optional=True,
         ),
         Requirement(
