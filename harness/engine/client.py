@@ -18,7 +18,7 @@ from harness.engine.messages import Frames
 from harness.engine.server import LOG_SLACK, Server
 from harness.engine.status import Status
 from harness.errors import BoundExceeded, EngineLost, HarnessError, InternalError
-from harness.machine import fuse, mounts, syscalls
+from harness.machine import fuse, latency, mounts, syscalls
 from harness.machine.image import Image
 from harness.machine.process import wait_readable
 from harness.settings import show_size
@@ -304,6 +304,7 @@ def _settle(parent: int, keep: set[int]) -> None:
         os.open(os.devnull, os.O_RDWR)
     syscalls.set_process_name(NAME)
     fuse.become_io_flusher()
+    latency.stay_awake()
     sys.settrace(None)
     sys.setprofile(None)
     gc.disable()
