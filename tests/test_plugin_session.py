@@ -159,14 +159,12 @@ def test_a_wrong_marker_under_xdist_is_told_by_the_test(pytester: pytest.Pyteste
 
 
 def without_root(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str) -> pytest.RunResult:
-    """The pair of tests, as the user nobody if we are root."""
+    """The pair of tests, without any capability if we are root."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     pytester.makepyfile(app=APP, test_it=f"from app import *\n{PAIR}")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
     if os.geteuid() == 0:
-        for folder in (pytester.path, *pytester.path.parents[:3]):
-            os.chmod(folder, 0o755)
-        command = ["setpriv", "--reuid=65534", "--clear-groups", *command]
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
     return pytester.run(*command, timeout=60)
 
 

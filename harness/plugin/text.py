@@ -23,7 +23,7 @@ def failure_text(title: str, report: Report, recording: Recording, settings: Set
     console = Console(
         file=out, force_terminal=False, color_system=None, highlight=False, markup=False, emoji=False, width=_WIDTH
     )
-    page = Page(console)
+    page = Page(console, verbose=True)
     page.line(title)
     page.field("judged", scope)
     if report.found:

@@ -73,8 +73,13 @@ class Signature(NamedTuple):
     summary: str
 
 
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d+|zram\w*|loop\w*")
+_LIST = re.compile(r"(['\"]?N['\"]?)(?:, ?['\"]?N['\"]?)+")
+
+
 def signature(finding: Finding) -> Signature:
-    return Signature(finding.kind, finding.verdict, re.sub(r"0x[0-9a-f]+|\d+|zram\w*|loop\w*", "N", finding.summary))
+    """Numbers become N, and a list of them one N: `lost [3, 4, 5]` and `lost [7]` are one finding."""
+    return Signature(finding.kind, finding.verdict, _LIST.sub(r"\1", _NUMBER.sub("N", finding.summary)))
 
 
 class Tally:
