@@ -8,7 +8,7 @@ import pytest
 from trial_support import SMALL, entries, judge_with, judged, keeps_promises, recorded, with_settings
 
 from harness.crash import DiskBuilder
-from harness.errors import CheckUnsound, InternalError
+from harness.errors import CheckUnsound, InternalError, Misuse
 from harness.machine import mounts, syscalls, zram
 from harness.machine.scratch import LoopScratch, ZramScratch
 from harness.machine.tracing import find_tracepoint
@@ -48,6 +48,14 @@ def test_both_kinds_of_scratch_disk_and_any_number_of_workers_find_the_same(care
         told.append([(f.finding.summary, f.states, f.state) for f in report.found])
     assert told[0]
     assert all(other == told[0] for other in told)
+
+
+def test_zram_is_refused_for_small_sectors_and_loop_devices_take_over() -> None:
+    small = with_settings(sector_size=512, mkfs_options="-b 1024")
+    recording = recorded(small)
+    assert judged(recording, settings=small).verdict is Verdict.INTACT
+    with pytest.raises(Misuse, match="sectors of 4096 bytes"):
+        judged(recording, settings=with_settings(sector_size=512, scratch="zram"))
 
 
 def test_a_worker_that_dies_makes_its_state_unknown_and_loses_no_other(careful: Recording) -> None:

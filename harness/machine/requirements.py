@@ -3,7 +3,7 @@
 import enum
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import msgspec
@@ -213,11 +213,12 @@ def _program(program: str, why: str, needed_for: tuple[str, ...] = (EVERYTHING,)
         remedy=missing.remedy,
         package=process.PACKAGES.get(program),
         needed_for=needed_for,
-        detail=partial(_version, program),
+        detail=partial(version_of, program),
     )
 
 
-def _version(program: str) -> str:
+@cache
+def version_of(program: str) -> str:
     """What the program calls its version; e2fsprogs and xfsprogs know only -V, and mke2fs fails after it."""
     flag = "-V" if program.startswith(("mkfs.", "e2fsck", "xfs_")) else "--version"
     words = process.run([program, flag], timeout=10, ok=range(-64, 256)).output.decode(errors="replace").split("\n")

@@ -18,6 +18,9 @@ from harness.errors import InternalError
 from harness.machine import syscalls
 from harness.machine.mounts import Workspace
 
+SECTOR_SIZE = 4096
+"""Logical sectors of every zram device, in bytes."""
+
 _CONTROL = "/sys/class/zram-control"
 _RELEASE_SECONDS = 30.0
 _RETRY_SECONDS = 0.002

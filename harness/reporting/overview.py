@@ -24,7 +24,7 @@ def show(page: Page, path: str, bundle: Bundle) -> None:
     page.line(path, "bold")
     _plan(page, bundle)
     page.field("volume", f"{volume_text(recording)}, sectors of {manifest.spec.sector_size} B")
-    tools = "".join(f", {name} {version}" for name, version in manifest.tools.items())
+    tools = "".join(f", {version}" for version in dict.fromkeys(manifest.tools.values()))
     page.field("made by", f"harness {manifest.harness} on Linux {manifest.kernel}{tools}")
     page.field("model", f"{manifest.settings.model}, seed {manifest.settings.seed}")
     page.block("note", map(printable, manifest.notes))

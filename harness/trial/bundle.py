@@ -23,6 +23,7 @@ import harness
 from harness.blocklog import BlockLog, Kind
 from harness.crash import CrashState
 from harness.errors import BadBundle, BadLog, Misuse
+from harness.machine import process, requirements
 from harness.machine.files import write_atomically
 from harness.machine.image import Image
 from harness.settings import Settings
@@ -112,6 +113,7 @@ def pack(
     manifest = Manifest(
         harness=harness.__version__,
         kernel=platform.release(),
+        tools=_tools(recording.spec),
         spec=recording.spec,
         settings=settings,
         begin=recording.begin,
@@ -133,6 +135,12 @@ def pack(
             _add(archive, name, content)
     compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
     return compressor.compress(packed.getvalue())
+
+
+def _tools(spec: VolumeSpec) -> dict[str, str]:
+    """Versions of what made and checked the file system, as far as it is installed here."""
+    programs = (spec.file_system.mkfs_program, spec.file_system.fsck_program)
+    return {program: requirements.version_of(program) for program in programs if process.find(program)}
 
 
 def save(path: str, content: bytes) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from harness.blocklog import Kind, Promise
 from harness.crash import CrashState, DiskBuilder
-from harness.errors import CheckUnsound
+from harness.errors import CheckUnsound, HarnessError, InternalError, Missing, Misuse, RequirementMissing
 from harness.machine import filesystems, mounts, zram
 from harness.machine.mounts import Workspace
 from harness.machine.scratch import LoopScratch, Scratch, ZramScratch
@@ -155,13 +155,29 @@ class Judge:
         return self._settings.workers or 2 * len(os.sched_getaffinity(0))
 
     def _devices(self, stack: ExitStack, count: int) -> Sequence[zram.ZramDevice | None]:
-        """zram devices where this machine has them and the volume's sectors allow it (zram's are 4096 bytes)."""
+        """zram devices where they are to be had, else loop devices. Raises Misuse or RequirementMissing for neither."""
         wanted = self._settings.scratch
-        usable = zram.available() and self._recording.spec.sector_size == 4096
-        if wanted == "loop" or (wanted == "auto" and not usable):
+        lacking = self._no_zram()
+        if wanted == "zram" and lacking:
+            raise lacking
+        if wanted == "loop" or lacking:
+            return [None] * count
+        try:
+            pool = stack.enter_context(zram.ZramPool(self._workspace, count, self._recording.base.size))
+        except InternalError:  # no memory for one of that size, say
+            if wanted == "zram":
+                raise
             return [None] * count
         self._tracepoint = find_tracepoint(self._workspace)
-        return stack.enter_context(zram.ZramPool(self._workspace, count, self._recording.base.size)).devices
+        return pool.devices
+
+    def _no_zram(self) -> HarnessError | None:
+        if self._recording.spec.sector_size != zram.SECTOR_SIZE:
+            return Misuse(f"zram devices have sectors of {zram.SECTOR_SIZE} bytes", "leave --scratch to choose itself")
+        if not zram.available():
+            why = "--scratch zram asks for it"
+            return RequirementMissing([Missing("zram", why, "modprobe zram, or leave --scratch to choose itself")])
+        return None
 
 
 class _Bench:
