@@ -15,6 +15,7 @@ from harness.blocklog import BlockLog
 from harness.blocklog.format import BEGIN, END, SUPER
 from harness.crash import CrashState, DiskBuilder
 from harness.errors import BadLog, Misuse
+from harness.machine.files import write_sparse
 from harness.machine.image import Image
 from harness.settings import Settings
 from harness.trial.bundle import Bundle
@@ -22,7 +23,6 @@ from harness.trial.recording import Recording
 from harness.volume import VolumeSpec
 
 _STEP = 1 << 20
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
 def load_foreign(
@@ -191,32 +191,6 @@ def _write(directory: str, name: str, content: memoryview, what: str) -> Exporte
 
 
 def _write_file(directory: str, name: str, size: int, pieces: list[tuple[int, memoryview]], what: str) -> Exported:
-    """Whole or not there: without a name until it is complete, where the file system can do that (open(2))."""
     path = os.path.join(directory, name)
-    try:
-        fd, unnamed = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644), True
-    except OSError as error:
-        if error.errno not in _NO_TMPFILE:
-            raise
-        fd, unnamed = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644), False
-    try:
-        os.ftruncate(fd, size)
-        for offset, piece in pieces:
-            _pwrite_all(fd, piece, offset)
-        os.fsync(fd)
-        if unnamed:
-            # Following the link in /proc needs linkat's flag, which os.link passes only together with a directory.
-            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-    except BaseException:
-        if not unnamed:
-            os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
+    write_sparse(path, size, pieces)
     return Exported(path, size, what)
-
-
-def _pwrite_all(fd: int, piece: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(piece):
-        done += os.pwrite(fd, piece[done : done + _STEP], offset + done)
