@@ -4,6 +4,7 @@ The volume appears at one path in recording, judging and replay alike, on a priv
 stores absolute paths finds them again, and nothing is ever written to the host's own tree. Source: mount_namespaces(7).
 """
 
+import errno
 import os
 from typing import NamedTuple
 
@@ -65,7 +66,11 @@ def enter_private_mounts() -> Workspace:
     global _entered
     if _entered is None:
         root = _pick_root()
-        _unshare_mounts()
+        try:
+            unshare_mounts(syscalls.MS_SLAVE)
+        except PermissionError as error:
+            why = "volumes are mounted in a private mount namespace (CAP_SYS_ADMIN)"
+            raise RequirementMissing([Missing("root", why, "run it as root: sudo harness …")]) from error
         syscalls.mount("crash-harness", root, "tmpfs", syscalls.MS_NOSUID, "mode=0755")
         _entered = Workspace(root)
         os.mkdir(_entered.volume)
@@ -78,9 +83,20 @@ def unshare_again() -> Workspace:
     """In a child of a process that has entered: a further namespace, so that its mounts are its own."""
     if _entered is None:
         return enter_private_mounts()
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    unshare_mounts(syscalls.MS_PRIVATE)
     return _entered
+
+
+def unshare_mounts(propagation: int) -> None:
+    """Give this thread a mount namespace of its own (unshare(2)); `propagation`: MS_PRIVATE or MS_SLAVE for all."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    try:
+        syscalls.mount("none", "/", None, syscalls.MS_REC | propagation)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            advice = "the root directory is no mount point; before chroot DIR: mount --bind DIR DIR"
+            raise OSError(error.errno, advice, "/") from error
+        raise
 
 
 def own_folder(workspace: Workspace) -> str:
@@ -113,15 +129,6 @@ def split_options(options: str) -> tuple[int, str]:
 def device_at(path: str) -> int:
     """The device number (st_dev) of what is mounted at `path`, or of the tree that `path` lies in."""
     return os.stat(path).st_dev
-
-
-def _unshare_mounts() -> None:
-    try:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-    except PermissionError as error:
-        why = "volumes are mounted in a private mount namespace (CAP_SYS_ADMIN)"
-        raise RequirementMissing([Missing("root", why, "run it as root: sudo harness …")]) from error
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
 
 
 def _pick_root() -> str:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from harness.errors import RequirementMissing
-from harness.machine import kernel, loop, syscalls, tracing, zram
+from harness.machine import kernel, loop, mounts, syscalls, tracing, zram
 from harness.machine.image import Image
 from harness.machine.mounts import Workspace
 
@@ -124,8 +124,7 @@ def in_private_mounts(question: Callable[[], Problem]) -> Problem:
 
 def _enter_then(question: Callable[[], Problem]) -> Callable[[], Problem]:
     def enter_and_ask() -> Problem:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        mounts.unshare_mounts(syscalls.MS_PRIVATE)
         return question()
 
     return enter_and_ask

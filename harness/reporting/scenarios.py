@@ -14,8 +14,6 @@ from rich.text import Text
 from harness.reporting.text import count, printable, seconds, shortened
 from harness.verdict import ExitCode, Verdict, worst
 
-_PLAIN_WIDTH = 140  # where no terminal tells its own
-
 
 class Volume(msgspec.Struct):
     """One judgement that a test asked for: what it expected and what came of it."""
@@ -128,7 +126,7 @@ def show(out: Console, scenarios: Sequence[Scenario], elapsed: float) -> None:
     headline = f"{passed:,} of {count(len(scenarios), 'scenario')} as they should be, in {seconds(elapsed)}"
     out.print(Text.assemble((f" {verdict} ", style[verdict] + " reverse"), "  ", headline))
     out.print()
-    out.print(_table(scenarios), width=None if out.is_terminal else _PLAIN_WIDTH)
+    out.print(_table(scenarios))
     out.print()
     out.print(totals(scenarios))
     for scenario in scenarios:
