@@ -1,5 +1,6 @@
 """Judging: nothing that could not be judged is counted as intact, and every state gets a disk of its own."""
 
+import contextlib
 import os
 import random
 import time
@@ -118,6 +119,21 @@ def test_a_check_may_write_and_leave_files_open_and_no_later_state_sees_it(caref
 
     report = judged(careful, check, with_settings(fsck=True))
     assert report.verdict is Verdict.INTACT, report.found
+
+
+@pytest.mark.parametrize(("fsck", "words"), [(False, "the kernel reports: EXT4-fs error"), (True, "fsck finds")])
+def test_damage_that_the_check_does_not_mind_is_found_all_the_same(fsck: bool, words: str) -> None:
+    def lenient(state: RecoveredState) -> bool:
+        for name in ("ledger", "lost+found"):
+            with contextlib.suppress(OSError):
+                os.stat(f"{state.path}/{name}")
+        return True
+
+    settings = with_settings(mkfs_options="-O ^has_journal", fsck=fsck)
+    report = judged(recorded(settings), lenient, settings)
+    assert report.verdict is Verdict.CORRUPTED
+    assert {found.finding.kind for found in report.found} == {FindingKind.META}
+    assert any(found.finding.summary.startswith(words) for found in report.found), report.found
 
 
 def test_a_check_that_unmounts_the_volume_is_unknown(careful: Recording) -> None:

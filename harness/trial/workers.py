@@ -17,7 +17,7 @@ from harness.machine.sandbox import Init, spawn_init
 from harness.oracle.examine import harness_fault
 from harness.verdict import Finding, FindingKind, Verdict
 
-_CHUNK = 32
+_CHUNK_MAX = 32
 _TICK_SECONDS = 0.1
 _BURIALS_MAX = 25
 _AT = struct.Struct("<Q")
@@ -171,7 +171,9 @@ class Pool:
         self._patience = patience
         self._workers: list[Worker] = []
         self._buried = 0
-        self._todo = [(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)][::-1]
+        # Small enough that progress shows and the last worker is not waited for, large enough to cost nothing.
+        size = max(1, min(_CHUNK_MAX, count // _CHUNK_MAX))
+        self._todo = [(first, min(first + size, count)) for first in range(0, count, size)][::-1]
 
     @property
     def chunks(self) -> int:
