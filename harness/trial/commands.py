@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Iterable
 
 import msgspec
-import xxhash
 
 from harness.errors import Misuse
 from harness.machine.mounts import Workspace
@@ -28,10 +27,6 @@ class Attachment(msgspec.Struct, frozen=True):
 
     path: str
     content: bytes
-
-    @property
-    def digest(self) -> str:
-        return xxhash.xxh3_128_hexdigest(self.content)
 
 
 class Commands(msgspec.Struct, frozen=True, kw_only=True):
