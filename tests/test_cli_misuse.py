@@ -1,13 +1,11 @@
 """What a user gets wrong: one screen with cause and remedy, the right exit code, and never a verdict of INTACT."""
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from cli_support import CAREFUL, CARELESS, HARNESS, bundle_of, harness, place_app
+from cli_support import CAREFUL, CARELESS, bundle_of, harness, place_app
 
 from harness.settings import DECLARED
 from harness.verdict import ExitCode
@@ -121,16 +119,11 @@ def test_exit_codes_stand_in_the_help(command: str, tmp_path: Path) -> None:
         assert f"{code:>3}  {code.name.lower().replace('_', ' ')}" in ran.out
 
 
-def test_help_is_quick_and_imports_little(tmp_path: Path) -> None:
-    best = 10.0
-    for _ in range(5):
-        started = time.monotonic()
-        subprocess.run([HARNESS, "--help"], cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
-        best = min(best, time.monotonic() - started)
+def test_help_imports_little(tmp_path: Path) -> None:
+    """What makes it quick; how quick it is, tests/benchmarks/bench_check.py prints."""
     script = (
         "import sys; sys.argv = ['harness', '--help']; from harness.cli.main import main; main();"
         "print([m for m in sys.modules if m.startswith(('rich', 'harness.machine', 'harness.trial', 'pytest'))])"
     )
     shown = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "[]"
-    assert best < 0.2 or os.getloadavg()[0] > 2, f"{best:.2f} s"

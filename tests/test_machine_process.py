@@ -100,8 +100,8 @@ class TestRun:
 
     def test_a_straggler_that_keeps_the_output_open_holds_up_nobody(self) -> None:
         began = time.monotonic()
-        assert process.run(["sh", "-c", "sleep 2 & echo done"]).output == b"done\n"
-        assert time.monotonic() - began < 1.5
+        assert process.run(["sh", "-c", "sleep 10 & echo done"]).output == b"done\n"
+        assert time.monotonic() - began < 9  # it did not wait for the straggler
 
     def test_a_missing_program_names_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(process, "SYSTEM_PATH", "/nowhere")
@@ -245,12 +245,12 @@ class TestShell:
         result = shell("echo before; setsid sleep 60 & sleep 60; echo never", timeout=0.3)
         assert (result.status, result.output, result.timed_out) == (-signal.SIGKILL, b"before\n", True)
         assert result.stragglers >= 1  # two, unless the machine is so busy that one had not been forked
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 50  # it did not wait for what sleeps
 
     def test_stragglers_are_counted_and_do_not_hold_up_the_result(self) -> None:
         began = time.monotonic()
         assert shell("setsid sleep 60 & sleep 60 & echo left; exit 1") == (1, b"left\n", False, 2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 50  # it did not wait for what sleeps
 
     def test_a_daemon_is_a_straggler(self) -> None:
         assert shell("(setsid sleep 60 &) ; exit 0").stragglers == 1
