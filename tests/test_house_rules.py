@@ -21,7 +21,7 @@ CODE = sorted(
 )
 
 FLOORS = (
-    ("verdict", "extents"),
+    ("verdict", "extents", "closing"),
     ("errors",),
     ("settings",),
     ("machine", "blocklog"),

@@ -10,10 +10,10 @@ import threading
 import time
 import traceback
 import warnings
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 from harness.blocklog import BlockLog
+from harness.closing import Closing
 from harness.engine.messages import Frames
 from harness.engine.server import LOG_SLACK, Server
 from harness.engine.status import Status
@@ -33,7 +33,7 @@ _NICER = -15  # a disk does not wait for a processor behind those who wait for t
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 
 
-class Engine:
+class Engine(Closing):
     """A running engine. `disk_path` is the file for a loop device, `promise_path` the one that workloads write to.
 
     The log lives in memory that both processes share: it stays readable when the engine is gone, however it ended.
@@ -137,12 +137,6 @@ class Engine:
         if self._log.fd >= 0:
             os.close(self._log.fd)
             self._log.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     def _answers(self) -> bool:
         """A round trip: a dying process has lost its connection a while before its pidfd tells of its end."""

@@ -7,16 +7,16 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
+from harness.closing import Closing
 from harness.extents import Extent
 
 _NAME_PREFIX = "crash-harness:"
 _CHUNK = 1 << 18
 
 
-class Image:
+class Image(Closing):
     """A sparse image of `size` bytes behind the descriptor `fd`, mapped whole, shared and writable as `map`.
 
     Reading a hole through `map` allocates its pages (mmap of shmem does); `read`, `extents` and `copy` never do.
@@ -92,12 +92,6 @@ class Image:
             self.map.close()
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def _data_extents(fd: int, size: int) -> Iterator[Extent]:

@@ -30,8 +30,8 @@ import enum
 import functools
 import os
 import re
-from types import TracebackType
-from typing import Self
+
+from harness.closing import Closing
 
 OVERRUN = "… kernel log overran, lines lost"
 """Stands among the lines where the kernel overwrote records before they were read."""
@@ -43,7 +43,7 @@ _RECORD_MAX = 16 * 1024
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
-class KernelLog:
+class KernelLog(Closing):
     """The kernel's messages from the moment of construction on.
 
     Where the log cannot be read (no /dev/kmsg, or no permission) `available` is False, `reason` says why, and there
@@ -91,12 +91,6 @@ class KernelLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def names(text: str, device: str) -> bool:

@@ -9,9 +9,8 @@ import fcntl
 import os
 import struct
 import time
-from types import TracebackType
-from typing import Self
 
+from harness.closing import Closing
 from harness.errors import Missing, RequirementMissing
 
 OWNER_MARK = b"crash-harness"
@@ -34,7 +33,7 @@ _CONFIG_RESERVED = bytes(64)
 _ATTEMPTS_SECONDS = 10.0
 
 
-class LoopDevice:
+class LoopDevice(Closing):
     """A bound loop device. Closing the last descriptor (ours, or a mount's) releases it."""
 
     def __init__(self, number: int, fd: int) -> None:
@@ -54,12 +53,6 @@ class LoopDevice:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def attach(fd: int, *, sector_size: int = 4096, direct_io: bool = False, read_only: bool = False) -> LoopDevice:

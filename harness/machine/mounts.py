@@ -4,6 +4,7 @@ The volume appears at one path in recording, judging and replay alike, on a priv
 stores absolute paths finds them again, and nothing is ever written to the host's own tree. Source: mount_namespaces(7).
 """
 
+import contextlib
 import errno
 import os
 from typing import NamedTuple
@@ -129,6 +130,19 @@ def split_options(options: str) -> tuple[int, str]:
 def device_at(path: str) -> int:
     """The device number (st_dev) of what is mounted at `path`, or of the tree that `path` lies in."""
     return os.stat(path).st_dev
+
+
+def release_descriptors(device: int) -> None:
+    """Point each descriptor of this process into the file system `device` (st_dev) at /dev/null.
+
+    The number stays taken, so that its owner may still flush and close it.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.fstat(int(name)).st_dev == device:
+                os.dup2(null, int(name), inheritable=False)
+    os.close(null)
 
 
 def _pick_root() -> str:

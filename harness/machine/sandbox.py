@@ -13,9 +13,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
+from harness.closing import Closing
 from harness.errors import InternalError, Missing, RequirementMissing
 from harness.machine import mounts, syscalls
 from harness.machine.process import wait_readable
@@ -29,7 +29,7 @@ CRASHED = 70
 _REAP_SECONDS = 10.0
 
 
-class Init:
+class Init(Closing):
     """Handle on a pid 1, held by the process that forked it. Readable for select and poll once it has ended."""
 
     def __init__(self, pid: int) -> None:
@@ -70,12 +70,6 @@ class Init:
         finally:
             os.close(self._pidfd)
             self._pidfd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def spawn_init(main: Callable[[], int], *, name: str = "harness-init", mounts: bool = True) -> Init:

@@ -11,9 +11,9 @@ import signal
 import stat
 import sys
 import time
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from harness.closing import Closing
 from harness.errors import InternalError
 from harness.machine import syscalls
 from harness.machine.mounts import Workspace
@@ -44,7 +44,7 @@ def stored_bytes(name: str) -> int:
         return int(file.read().split()[0])
 
 
-class ZramPool:
+class ZramPool(Closing):
     """`count` new zram devices of `size` bytes each, gone when the pool closes or its last process dies.
 
     Raises InternalError, with the kernel's words, where the devices cannot be made.
@@ -73,12 +73,6 @@ class ZramPool:
             os.close(self._hold)
             self._hold = -1
             os.waitpid(self._keeper, 0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def _node(workspace: Workspace, name: str) -> str:

@@ -16,6 +16,7 @@ from harness.verdict import Finding, FindingKind, Verdict
 # What the kernel says where the file system itself knows that its content is gone or broken.
 _VOLUME_ERRORS = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOTRECOVERABLE)
 _SHELL_CANNOT = (126, 127)
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class RecoveredState(NamedTuple):
@@ -100,10 +101,10 @@ class CallableCheck:
         except _TimeUp:
             return [_unknown(FindingKind.STUCK, f"the check was not done after {self._timeout:g} s", "")]
         except AssertionError as error:
-            return [Finding(kind=FindingKind.CHECK, summary=_first_line(error), output=_own_trace(error))]
+            return [Finding(kind=FindingKind.CHECK, summary=_first_line(error), output=own_trace(error))]
         except OSError as error:
             if error.errno in _VOLUME_ERRORS:
-                return [Finding(kind=FindingKind.UNAVAILABLE, summary=str(error), output=_own_trace(error))]
+                return [Finding(kind=FindingKind.UNAVAILABLE, summary=str(error), output=own_trace(error))]
             return [_raised(error)]
         except Exception as error:
             return [_raised(error)]
@@ -132,7 +133,7 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 def _raised(error: Exception) -> Finding:
     summary = f"the check raised {type(error).__name__}: {_first_line(error)}"
-    return _unknown(FindingKind.HARNESS, summary, _own_trace(error))
+    return _unknown(FindingKind.HARNESS, summary, own_trace(error))
 
 
 def _unknown(kind: FindingKind, summary: str, output: str) -> Finding:
@@ -144,8 +145,8 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _own_trace(error: BaseException) -> str:
-    """The traceback from the check's own first frame on, without ours above it."""
+def own_trace(error: BaseException) -> str:
+    """The traceback from the check's own first frame on: ours are left out."""
     frames = traceback.extract_tb(error.__traceback__)
-    shown = [frame for frame in frames if frame.filename != __file__]
+    shown = [frame for frame in frames if not frame.filename.startswith(_OURS)]
     return "".join([*traceback.format_list(shown), *traceback.format_exception_only(error)])

@@ -10,6 +10,8 @@ import os
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from harness.blocklog import Promise
 from harness.errors import HarnessError
 from harness.machine import filesystems, mounts, syscalls
@@ -56,7 +58,7 @@ class Examiner:
             stuck = self._unmount(volume)
         kernel = tuple(self._kernel.lines(name))
         if found or stuck:
-            return [_with_kernel(finding, kernel) for finding in found or stuck]
+            return [msgspec.structs.replace(finding, kernel=kernel) for finding in found or stuck]
         return self._corruption(kernel) or (self._run_fsck(device, kernel) if self._fsck else [])
 
     def _no_mount(self, name: str, error: OSError) -> Finding:
@@ -96,7 +98,7 @@ class Examiner:
                 raise
         os.chdir("/")
         gc.collect()
-        _release_descriptors(volume)
+        mounts.release_descriptors(mounts.device_at(volume))
         deadline = time.monotonic() + _BUSY_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -108,27 +110,8 @@ class Examiner:
         return [_unjudged("the check left the volume busy; it could not be unmounted")]
 
 
-def _release_descriptors(volume: str) -> None:
-    """Point every descriptor into the volume at /dev/null. The number stays taken, so its owner may still close it."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-        if target == volume or target.startswith(volume + "/"):
-            os.dup2(null, int(name), inheritable=False)
-    os.close(null)
-
-
 def _unjudged(summary: str) -> Finding:
     return Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary)
-
-
-def _with_kernel(finding: Finding, kernel: tuple[str, ...]) -> Finding:
-    return Finding(
-        kind=finding.kind, verdict=finding.verdict, summary=finding.summary, output=finding.output, kernel=kernel
-    )
 
 
 def _telling_line(output: str) -> str:

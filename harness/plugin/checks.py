@@ -3,15 +3,15 @@
 import io
 import os
 import sys
-import traceback
 from collections.abc import Callable
 
 import msgspec
 import pytest
 
 from harness.machine.mounts import Workspace
-from harness.oracle.checks import CallableCheck, Checker, CommandCheck, RecoveredState
+from harness.oracle.checks import CallableCheck, Checker, RecoveredState, own_trace
 from harness.settings import Settings
+from harness.trial.check import command_checker
 from harness.trial.judging import CheckerFactory
 from harness.verdict import Finding, FindingKind, Verdict
 
@@ -27,7 +27,7 @@ def checker_factory(check: Check, settings: Settings) -> CheckerFactory:
         printed = _Printed()
         if callable(check):
             return _PytestCheck(check, settings.timeout, printed)
-        return CommandCheck(check, workspace, settings.timeout) if check else None
+        return command_checker(check or "", settings)(workspace)
 
     return make
 
@@ -73,10 +73,12 @@ class _PytestCheck:
             return [_in_words(finding) for finding in self._check(state)]
         except pytest.fail.Exception as error:
             text = str(error) or "pytest.fail"
-            return [Finding(kind=FindingKind.CHECK, summary=_first_line(text), output=_trace(error))]
+            return [Finding(kind=FindingKind.CHECK, summary=_first_line(text), output=own_trace(error))]
         except (pytest.skip.Exception, pytest.xfail.Exception, pytest.exit.Exception, SystemExit) as error:
             summary = f"the check gave up instead of answering: {type(error).__name__}: {_first_line(str(error))}"
-            return [Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary, output=_trace(error))]
+            return [
+                Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary, output=own_trace(error))
+            ]
 
 
 def _with_printed(finding: Finding, said: str) -> Finding:
@@ -97,12 +99,3 @@ def _is_assert(line: str) -> bool:
 
 def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")
-
-
-def _trace(error: BaseException) -> str:
-    """From the check's own first frame on: ours and CallableCheck's are above it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OURS)]
-    return "".join([*traceback.format_list(frames), *traceback.format_exception_only(error)])
-
-
-_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.blocklog import BlockLog
 from harness.blocklog.format import JSON
-from harness.errors import HarnessError, Misuse, WorkloadFailed
+from harness.errors import HarnessError, Misuse
 from harness.machine import mounts
 from harness.machine.image import Image
 from harness.plugin.failure import door
@@ -97,9 +97,7 @@ class LiveVolume:
             self._let_go()
         if self._recorded.error:
             raise self._recorded.error
-        if self._recorded.free_bytes_at_end < self._spec.sector_size:
-            cause = "the test filled the volume: what it could not write cannot be judged"
-            raise WorkloadFailed(cause, "give it a larger one: @pytest.mark.crash_volume(size='256M')")
+        recorder.expect_room("test", self._recorded, "give it a larger one: @pytest.mark.crash_volume(size='256M')")
         return recorder.recording_of(self._recorded, self._spec, self._base)
 
     def abandon(self) -> None:
@@ -125,7 +123,7 @@ class LiveVolume:
 
     def _let_go(self) -> None:
         gc.collect()
-        _release_descriptors(self._device)
+        mounts.release_descriptors(self._device)
         self._recorded.close()
 
 
@@ -170,13 +168,3 @@ def prepared(settings: Settings, setup: Setup | None) -> tuple[VolumeSpec, Image
             finally:
                 os.chdir(cwd)
     return spec, base
-
-
-def _release_descriptors(device: int) -> None:
-    """Point each descriptor of this process into the volume at /dev/null: its owner may still flush and close it."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if os.fstat(int(name)).st_dev == device:
-                os.dup2(null, int(name), inheritable=False)
-    os.close(null)

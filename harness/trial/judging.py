@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import wait
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,10 +22,8 @@ from harness.oracle.examine import Examiner
 from harness.settings import Settings
 from harness.trial.recording import Recording, lost_atoms, whole
 from harness.trial.report import Found, Report, Tally
-from harness.trial.workers import Pool, Progress, Worker, hung
+from harness.trial.workers import Pool, Worker, hung
 from harness.verdict import Finding, Verdict
-
-__all__ = ["CheckerFactory", "Judge", "Progress"]
 
 _MAP_NORESERVE = 0x4000
 _AUDIT_FACTOR = 16
@@ -32,6 +31,18 @@ _PATIENCE_SECONDS = 30.0
 _CONFIRMATIONS = 3
 
 CheckerFactory = Callable[[Workspace], Checker | None]
+
+
+class Progress(NamedTuple):
+    """How far judging has come. `left` is the estimated time left in seconds."""
+
+    judged: int
+    selected: int
+    rate: float
+    findings: int
+    left: float
+
+
 OnProgress = Callable[[Progress], None]
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from harness.blocklog import Kind
+from harness.blocklog.format import BEGIN, END
 from harness.errors import EngineLost, WorkloadFailed
 from harness.machine import mounts
 from harness.machine.image import Image
@@ -62,12 +63,7 @@ def record(settings: Settings, commands: Commands) -> Recording:
             "let it write below its working directory, which is the volume, also named by HARNESS_VOLUME",
             ran.shell.output,
         )
-    if volume.free_bytes_at_end < spec.sector_size:
-        raise WorkloadFailed(
-            "the workload filled the volume: what it could not write cannot be judged",
-            "give it a larger one with --size",
-            ran.shell.output,
-        )
+    expect_room("workload", volume, "give it a larger one with --size", ran.shell.output)
     return recording_of(volume, spec, base)
 
 
@@ -79,7 +75,7 @@ def _look(path: str) -> tuple[int, int, int]:
 
 def recording_of(volume: RecordedVolume, spec: VolumeSpec, base: Image) -> Recording:
     """The finished recording of a volume, from the mark `begin` to the mark `end`."""
-    begin, end = volume.log.find(b"begin"), volume.log.find(b"end")
+    begin, end = volume.log.find(BEGIN), volume.log.find(END)
     if begin is None or end is None:
         raise EngineLost("the log has no begin and end marks: the recording was cut off", "run it again")
     notes = []
@@ -135,3 +131,10 @@ def expect_success(role: str, command: str, ran: Ran) -> None:
             "stop them before it exits (wait for children, shut daemons down): they were still writing",
             shell.output,
         )
+
+
+def expect_room(role: str, volume: RecordedVolume, remedy: str, output: bytes = b"") -> None:
+    """Raises WorkloadFailed if the finished recording ended with a full volume."""
+    if volume.free_bytes_at_end < volume.spec.sector_size:
+        cause = f"the {role} filled the volume: what it could not write cannot be judged"
+        raise WorkloadFailed(cause, remedy, output)

@@ -5,13 +5,12 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol
 
 import msgspec
 
+from harness.closing import Closing
 from harness.machine import zram
 from harness.machine.sandbox import Init, spawn_init
 from harness.oracle.examine import harness_fault
@@ -42,7 +41,7 @@ class Bench(Protocol):
 BenchMaker = Callable[[zram.ZramDevice | None], Bench]
 
 
-class Worker:
+class Worker(Closing):
     """The parent's handle on one worker, which is pid 1 of a PID namespace with mounts of its own."""
 
     def __init__(self, make_bench: BenchMaker, device: zram.ZramDevice | None) -> None:
@@ -105,12 +104,6 @@ class Worker:
         self.told.close()
         self.init.close()
         self._at.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def unjudged(kind: FindingKind, summary: str) -> Finding:
@@ -181,12 +174,13 @@ class Pool:
 
     def run(self, devices: Sequence[zram.ZramDevice | None]) -> None:
         """Until every state is judged or given up as UNKNOWN. One worker a device (None: a loop device of its own)."""
-        with ExitStack() as stack:
-            stack.callback(self._close)
+        try:
             for device in devices:
                 self._start(device)
             while any(worker.pending for worker in self._workers):
                 self._step()
+        finally:
+            self._close()
 
     def _start(self, device: zram.ZramDevice | None) -> None:
         worker = Worker(self._make_bench, device)
@@ -256,13 +250,3 @@ def _without(chunks: Sequence[Chunk], index: int) -> list[Chunk]:
     for first, last in chunks:
         left += [(first, index), (index + 1, last)] if first <= index < last else [(first, last)]
     return left
-
-
-class Progress(NamedTuple):
-    """How far judging has come. `left` is the estimated time left in seconds."""
-
-    judged: int
-    selected: int
-    rate: float
-    findings: int
-    left: float
