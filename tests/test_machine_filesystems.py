@@ -5,6 +5,7 @@ import os
 import random
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from harness.errors import InternalError, Misuse, RequirementMissing
@@ -230,9 +231,8 @@ def test_fsck_that_cannot_open_the_device_knows_nothing(name: str) -> None:
     assert result.status > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_fsck_out_of_time_knows_nothing(name: str) -> None:
-    with make_image(name) as image:
-        result = fsck(lookup(name), image.path, timeout=0.0)
+def test_fsck_out_of_time_knows_nothing() -> None:
+    endless = msgspec.structs.replace(lookup("ext4"), fsck=("sleep",))
+    result = fsck(endless, "infinity", timeout=0.05)
     assert result.clean is None
     assert b"did not end" in result.output
