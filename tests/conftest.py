@@ -1,8 +1,14 @@
 """What each test of this suite may rely on. Nothing passes by a skip: with HARNESS_NO_SKIP=1 it is a failure."""
 
 import os
+import signal
 
 import pytest
+
+# Started in the background (nohup, `&` in a script), SIGINT is ignored, and so it would be in every harness that a test
+# interrupts: an ignored signal stays ignored across exec (signal(7)).
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _skipped: list[str] = []
 
