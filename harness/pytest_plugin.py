@@ -24,9 +24,10 @@ from harness.plugin import options, skips
 from harness.plugin.failure import CrashFailure
 
 if TYPE_CHECKING:
+    from harness.plugin.plans import PlanJudge
     from harness.plugin.volume import CrashVolume
 
-__all__ = ["CrashFailure", "crash_volume"]
+__all__ = ["CrashFailure", "crash_volume", "plan_judge"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,6 +66,18 @@ def crash_volume(request: pytest.FixtureRequest) -> Generator["CrashVolume", Non
         yield opened
     finally:
         case.close()
+
+
+@pytest.fixture(scope="session")
+def plan_judge(request: pytest.FixtureRequest) -> Generator["PlanJudge", None, None]:
+    """Judge plans that Hypothesis draws: plan_judge.verify(plan, fs="xfs"). Of the session, so @given may use it."""
+    from harness.plugin import plans
+
+    judge = plans.PlanJudge(request.config)
+    try:
+        yield judge
+    finally:
+        judge.close()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

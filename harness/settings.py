@@ -70,6 +70,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     scratch: str = "auto"
     linger: float = 0.0
     log_max: int = 4 << 30
+    cuts: str = "all"
+    depth: int = 1
+    fault: str = "none"
+    contract: str = "linux"
 
 
 class Declared(NamedTuple):
@@ -136,8 +140,20 @@ DECLARED: Mapping[str, Declared] = {
             "Largest block log, in bytes of memory; a longer recording is UNKNOWN.",
             least=1 << 20,
         ),
+        _declare(
+            "cuts",
+            str,
+            "Where the power is cut: anywhere, or only right after each promise, with all or nothing unflushed lost.",
+            ("all", "promises"),
+        ),
+        _declare("depth", _parse_int, "2: the recovery of each crash state is recorded and cut as well.", ("1", "2")),
+        _declare("fault", str, "A fault of the device, beside the power cut.", ("none", "lying-flush")),
+        _declare("contract", str, "What a file system owes a plan.", ("posix", "linux")),
     )
 }
+
+OF_PLANS = ("contract",)
+"""Settings that mean something where a plan is judged, and nothing for a check of the user's own."""
 
 
 def from_text(values: Mapping[str, object]) -> Settings:

@@ -26,6 +26,8 @@ from harness.settings import Settings
 
 _RELEASE_SECONDS = 10.0
 
+LYING_FLUSH = "lying-flush"
+
 
 class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a volume is made of; size and sector_size in bytes. Part of every bundle."""
@@ -35,6 +37,8 @@ class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
     mount_options: str = ""
     mkfs_options: str = ""
     sector_size: int = 4096
+    fault: str = "none"
+    """What is wrong with the device: `lying-flush` acknowledges flushes and does not do them."""
 
     @classmethod
     def of(cls, settings: Settings) -> "VolumeSpec":
@@ -45,6 +49,7 @@ class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
             mount_options=settings.mount_options,
             mkfs_options=settings.mkfs_options,
             sector_size=settings.sector_size,
+            fault=settings.fault,
         )
 
     @property
@@ -99,7 +104,11 @@ class RecordedVolume:
 
     def __enter__(self) -> Self:
         self._engine = start_engine(
-            self.base, log_max=self._log_max, sector_size=self.spec.sector_size, mount_dir=self._workspace.engine
+            self.base,
+            log_max=self._log_max,
+            sector_size=self.spec.sector_size,
+            mount_dir=self._workspace.engine,
+            lies=self.spec.fault == LYING_FLUSH,
         )
         try:
             self._attach()

@@ -14,7 +14,7 @@ from harness.machine import mounts, syscalls, zram
 from harness.machine.scratch import LoopScratch, ZramScratch
 from harness.machine.tracing import find_tracepoint
 from harness.oracle.checks import RecoveredState
-from harness.trial.judging import private_copy
+from harness.trial.bench import private_copy
 from harness.trial.recording import Recording
 from harness.verdict import FindingKind, Verdict
 
@@ -195,7 +195,7 @@ def dirty(path: str, chance: random.Random) -> None:
 def test_a_zram_disk_holds_exactly_the_state_whatever_was_written_to_it_before(careful: Recording) -> None:
     space = careful.space(SMALL)
     states = space.states(60, 1).states
-    image, reference = private_copy(careful), private_copy(careful)
+    image, reference = private_copy(careful.base), private_copy(careful.base)
     builder, other = DiskBuilder(space, image), DiskBuilder(space, reference)
     workspace = mounts.enter_private_mounts()
     chance = random.Random(3)
@@ -216,7 +216,7 @@ def test_the_audit_notices_a_restore_that_forgot_something(careful: Recording) -
     space = careful.space(SMALL)
     state = space.states(1000, 1).states[-1]
     workspace = mounts.enter_private_mounts()
-    image = private_copy(careful)
+    image = private_copy(careful.base)
     builder = DiskBuilder(space, image)
     with zram.ZramPool(workspace, 1, careful.base.size) as pool:
         footprint = [*careful.base.nonzero_extents(), *builder.footprint]
@@ -239,7 +239,7 @@ def test_the_audit_notices_a_restore_that_forgot_something(careful: Recording) -
 
 def test_a_loop_disk_is_a_fresh_one_each_time(careful: Recording) -> None:
     space = careful.space(SMALL)
-    image = private_copy(careful)
+    image = private_copy(careful.base)
     builder = DiskBuilder(space, image)
     scratch = LoopScratch(image, [*careful.base.nonzero_extents(), *builder.footprint], 4096)
     chance = random.Random(4)

@@ -41,6 +41,8 @@ PREFIXES = (PROMISE, JSON, OPERATION)
 
 BEGIN = b"begin"
 END = b"end"
+LIED = b"flush acknowledged, not done"
+"""Where a lying engine was asked for a flush."""
 
 
 class Flag(enum.IntFlag):

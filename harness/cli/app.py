@@ -15,8 +15,12 @@ COMMANDS = {
     "check": "Run a workload, cut the power at every point, let the kernel recover, check.",
     "judge": "Judge a recording again, or a log that dm-log-writes recorded elsewhere.",
     "replay": "Build the disk in a bundle again, let the kernel recover it, run its check.",
+    "shrink": "Find a smaller example of the finding in a bundle.",
     "show": "Say what a bundle is: plan, log by epoch, the cut, what was lost, the verdict.",
     "export": "Write a bundle's disks and log for other tools.",
+    "plan": "Run a plan of file operations and judge what the file system owes it.",
+    "enumerate": "Judge every sequence of operations within bounds.",
+    "litmus": "Say which surprising outcomes each file system lets happen, beside published results.",
     "run": "Run the scenarios as CI runs them.",
     "doctor": "Say what this machine has, what is missing, and how to get it.",
 }

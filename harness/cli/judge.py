@@ -10,6 +10,7 @@ from harness.cli import exits, options
 from harness.cli.verdicts import Desk, conclude
 from harness.errors import Misuse
 from harness.machine import mounts, requirements
+from harness.plan.plan import Plan
 from harness.settings import DECLARED, Settings
 from harness.trial import bundle as bundles
 from harness.trial.commands import Attachment, Commands, attachments, materialize, resolve
@@ -74,15 +75,16 @@ def command(
     with desk.trial(settings, commands) as follower:
         follower.stage("load")
         source = _Source(file, base, log, begin, end, values)
-        recording, settings, recorded, files = source.bundled() if file else source.foreign()
+        recording, settings, recorded, files, plan = source.bundled() if file else source.foreign()
         requirements.require(recording.spec.fs)
         if check_command is not None:
             check_command = resolve(check_command, os.getcwd())
             recorded = msgspec.structs.replace(recorded, check=check_command)
             files = attachments([check_command], attach)
+            plan = None
         # What is saved names the files as they were; what is run, where they are now.
         run = materialize(recorded.check, files, mounts.enter_private_mounts())
-    return conclude(desk, recording, settings, recorded, files, reports, run=run)
+    return conclude(desk, recording, settings, recorded, files, reports, run=run, plan=plan)
 
 
 def _one_source(file: str, base: str, log: str) -> None:
@@ -90,6 +92,9 @@ def _one_source(file: str, base: str, log: str) -> None:
         raise Misuse("a bundle brings its own base image and log", "give FILE.crash, or --base and --log")
     if not file and not (base and log):
         raise Misuse("there is nothing to judge", "give FILE.crash, or both --base IMG and --log LOG")
+
+
+_Loaded = tuple[Recording, Settings, Commands, tuple[Attachment, ...], Plan | None]
 
 
 class _Source:
@@ -102,7 +107,7 @@ class _Source:
         self._begin, self._end = begin, end
         self._given = options.given(values)
 
-    def bundled(self) -> tuple[Recording, Settings, Commands, tuple[Attachment, ...]]:
+    def bundled(self) -> "_Loaded":
         for name in options.OF_THE_VOLUME:
             if name in self._given:
                 flag = DECLARED[name].flag
@@ -110,9 +115,9 @@ class _Source:
         bundle = bundles.load(self._file)
         settings = msgspec.structs.replace(bundle.manifest.settings, **self._given)
         recording = rebounded(bundle.recording, self._begin, self._end)
-        return recording, settings, bundle.manifest.commands, bundle.files
+        return recording, settings, bundle.manifest.commands, bundle.files, bundle.manifest.plan
 
-    def foreign(self) -> tuple[Recording, Settings, Commands, tuple[Attachment, ...]]:
+    def foreign(self) -> "_Loaded":
         settings = msgspec.structs.replace(Settings(), **self._given)
         recording = load_foreign(
             self._base,
@@ -123,4 +128,4 @@ class _Source:
             end=self._end,
         )
         settings = msgspec.structs.replace(settings, size=recording.spec.size, sector_size=recording.spec.sector_size)
-        return recording, settings, Commands(), ()
+        return recording, settings, Commands(), (), None

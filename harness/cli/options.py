@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 import click
 
 from harness.cli import exits
-from harness.settings import DECLARED, Declared, Settings, from_text, show_size
+from harness.settings import DECLARED, OF_PLANS, Declared, Settings, from_text, show_size
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
-OF_THE_VOLUME = ("fs", "size", "mount_options", "mkfs_options", "sector_size")
+OF_THE_VOLUME = ("fs", "size", "mount_options", "mkfs_options", "sector_size", "fault")
 """Settings that are fixed when the volume is made: a bundle brings its own."""
 
 _SIZES = ("size", "log_max")
@@ -44,7 +44,10 @@ def _metavar(declared: Declared) -> str:
     return {int: "N", float: "SECONDS"}.get(type(declared.default), "TEXT")
 
 
-def settings_options(names: Iterable[str] = tuple(DECLARED)) -> Callable[[Command], Command]:
+_OF_EVERY_TRIAL = tuple(name for name in DECLARED if name not in OF_PLANS)
+
+
+def settings_options(names: Iterable[str] = _OF_EVERY_TRIAL) -> Callable[[Command], Command]:
     """A decorator: an option for each named setting. A command gets them as keyword arguments; None: not given."""
     wanted = list(names)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from harness.errors import TrialUnknown
+from harness.plan.plan import Plan
 from harness.reporting import json_report, terminal
 from harness.reporting.console import console
 from harness.reporting.progress import Follower
@@ -14,6 +15,7 @@ from harness.reporting.text import count
 from harness.settings import Settings
 from harness.trial.check import command_checker, judge, save_findings
 from harness.trial.commands import Attachment, Commands
+from harness.trial.plans import plan_checker
 from harness.trial.recording import Recording
 from harness.trial.report import Report
 from harness.verdict import ExitCode, Verdict
@@ -71,16 +73,21 @@ def conclude(
     files: Sequence[Attachment],
     reports: str,
     run: str | None = None,
+    plan: Plan | None = None,
 ) -> ExitCode:
     """Judge, print the verdict, save a bundle of each finding, print the findings, write the JSON report.
 
-    `run`: the check as it is to be run here, where that differs from the one in `commands`.
+    `run`: the check as it is to be run here, where that differs from the one in `commands`. `plan`: the workload, whose
+    contract is then the check.
     """
     with desk.trial(settings, commands) as follower:
-        checker = command_checker(commands.check if run is None else run, settings)
+        if plan:
+            checker = plan_checker(plan, recording, settings.contract)
+        else:
+            checker = command_checker(commands.check if run is None else run, settings)
         report = judge(recording, settings, checker, follower.stage, follower.progress)
     desk.page.report(report, recording, settings)
-    saved = _save(report, recording, settings, commands, files, reports)
+    saved = _save(report, recording, settings, commands, files, reports, plan)
     desk.page.found(report, recording, settings)
     code = _exit_code(report, whole=saved)
     if not desk.json(json_report.of_report(report, recording, settings, commands, code)):
@@ -97,9 +104,10 @@ def _save(
     commands: Commands,
     files: Sequence[Attachment],
     reports: str,
+    plan: Plan | None,
 ) -> bool:
     try:
-        save_findings(report, recording, settings, reports, commands=commands, files=files)
+        save_findings(report, recording, settings, reports, commands=commands, files=files, plan=plan)
     except OSError as error:
         could_not_write("a bundle", reports, error)
         return False

@@ -2,6 +2,7 @@
 
 import mmap
 
+from harness.crash.cells import BASE
 from harness.crash.model import CrashState
 from harness.crash.space import StateSpace
 from harness.crash.walker import Walker
@@ -37,6 +38,20 @@ class DiskBuilder:
         for cell, source in changes.items():
             cells.fill(image, cell, source)
         return merge([cells.extent(cell) for cell in changes], cells.sector, cells.size)
+
+    def differences(self) -> list[Extent]:
+        """Where the image that was built last may differ from the base: merged, in whole sectors."""
+        cells = self._space.cells
+        return merge([cells.extent(cell) for cell in self._touched()], cells.sector, cells.size)
+
+    def reset(self) -> list[Extent]:
+        """Make the image the base again, for a builder of another log; returns what changed. This one is then over."""
+        for cell in self._touched():
+            self._space.cells.fill(self._image, cell, BASE)
+        return self.differences()
+
+    def _touched(self) -> list[int]:
+        return [cell for cell, source in self._walker.now.items() if source != BASE]
 
     def release(self) -> None:
         """Let go of the image, so that its mmap can be closed."""

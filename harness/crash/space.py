@@ -7,10 +7,12 @@ from functools import cached_property
 
 from harness.blocklog import BlockLog, Kind
 from harness.crash.cells import Cells
+from harness.crash.checkpoints import after_promises
 from harness.crash.epochs import find_cuts, split_epochs
-from harness.crash.model import Cut, Epoch, Model, Selection
+from harness.crash.model import CrashState, Cut, Epoch, Model, Selection
 from harness.crash.order import OrderedPrefixes, Writes
 from harness.crash.picker import Picker
+from harness.crash.walker import Namer
 from harness.errors import Misuse
 from harness.extents import Extent, merge
 
@@ -47,6 +49,7 @@ class StateSpace:
         self.model = model
         self.bound = bound
         self._log = log
+        self._begin = begin
         self._end = len(log.events) if end is None else end
         self.epochs: list[Epoch] = split_epochs(log, len(view), unit if model is Model.TORN else None)
         self.cuts: list[Cut] = find_cuts(log, self.epochs, begin, self._end)
@@ -77,6 +80,20 @@ class StateSpace:
         if known is None:
             known = self._writes[epoch] = Writes(self.epochs[epoch])
         return known
+
+    @cached_property
+    def promised(self) -> list[tuple[int, int]]:
+        """(how many promises had been made, event index) of each promise between the first cut and the last."""
+        made = enumerate((promise.at for promise in self._log.promises(self._end)), 1)
+        return [(number, at) for number, at in made if at >= self._begin]
+
+    def after_promises(self) -> Selection:
+        """Only the cuts right after each promise: all that is unflushed there lost, and nothing lost."""
+        return after_promises(self)
+
+    def named(self, state: CrashState) -> CrashState:
+        """The state with the name of its disk, whatever name it had."""
+        return state._replace(name=f"{Namer(self.epochs, self.cells).name(state.epoch, state.kept):032x}")
 
     def states(self, budget: int | None, seed: int) -> Selection:
         """At most `budget` distinct states, in the order of the law; the same for the same seed, anywhere.

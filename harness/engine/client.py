@@ -178,8 +178,10 @@ class Engine(Closing):
         self._pidfd = -1
 
 
-def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str) -> Engine:
+def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str, lies: bool = False) -> Engine:
     """Fork an engine that serves `base` (never written) as a disk with blocks of `sector_size` bytes on `mount_dir`.
+
+    `lies`: it acknowledges flushes and does not do them.
 
     `mount_dir` must lie in this process's private mount namespace. The log takes at most `log_max` bytes of memory,
     as far as it is filled. The engine lives no longer than the calling *thread*. Threads may run meanwhile.
@@ -188,13 +190,13 @@ def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str)
     os.close(fuse.open_connection())
     log = Image.create(log_max + LOG_SLACK, "log")
     try:
-        return _start(base, log, log_max, sector_size, mount_dir)
+        return _start(base, log, log_max, sector_size, mount_dir, lies)
     except BaseException:
         log.close()
         raise
 
 
-def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: str) -> Engine:
+def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: str, lies: bool) -> Engine:
     status = Status(log.map)
     parent = os.pidfd_open(os.getpid())
     up, announce = os.pipe()
@@ -203,7 +205,7 @@ def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: s
     try:
         pid = _fork()
         if pid == 0:
-            _be_engine(base, log, log_max, sector_size, mount_dir, status, parent, announce)
+            _be_engine(base, log, log_max, sector_size, mount_dir, lies, status, parent, announce)
         os.close(announce)
         engine = Engine(pid, mount_dir, log, log_max, status)
     finally:
@@ -238,7 +240,15 @@ def _await_start(engine: Engine, up: int) -> None:
 
 
 def _be_engine(
-    base: Image, log: Image, log_max: int, sector: int, mount_dir: str, status: Status, parent: int, announce: int
+    base: Image,
+    log: Image,
+    log_max: int,
+    sector: int,
+    mount_dir: str,
+    lies: bool,
+    status: Status,
+    parent: int,
+    announce: int,
 ) -> NoReturn:
     """The child. Its /dev/fuse is opened here, not inherited: no other child of the parent can hold it open."""
     code = 1
@@ -255,6 +265,7 @@ def _be_engine(
             memory=log.map,
             log_max=log_max,
             words=status.words,
+            lies=lies,
         )
         server.serve(lambda: _tell(status, announce))
         code = 0

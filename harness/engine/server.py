@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from harness.blocklog import LogWriter
-from harness.blocklog.format import PROMISE
+from harness.blocklog.format import LIED, PROMISE
 from harness.engine import status as page
 from harness.engine.blocks import BlockIndex
 from harness.engine.messages import Frames, Lines
@@ -64,8 +64,18 @@ class Server:
     """Serves one volume of `size` bytes from `base_fd` and `memory` (the whole log, LOG_SLACK beyond `log_max`)."""
 
     def __init__(
-        self, fd: int, *, base_fd: int, size: int, sector: int, memory: mmap.mmap, log_max: int, words: memoryview
+        self,
+        fd: int,
+        *,
+        base_fd: int,
+        size: int,
+        sector: int,
+        memory: mmap.mmap,
+        log_max: int,
+        words: memoryview,
+        lies: bool = False,
     ) -> None:
+        """`lies`: a flush is acknowledged, noted by the mark LIED, and not done."""
         self._fd = fd
         self._size = size
         self._sector = sector
@@ -73,6 +83,7 @@ class Server:
         self._memory = memoryview(memory)
         self._log_max = log_max
         self._words = words
+        self._lies = lies
         self._log = LogWriter(self._memory[:log_max])
         self._index = BlockIndex(size, sector, self._memory, base_fd)
         self._head = bytearray(_HEAD)
@@ -223,7 +234,10 @@ class Server:
     def _fsync(self, node: int, _body: memoryview) -> Reply:
         if node == _DISK:
             self._refuse_when_full()
-            self._log.flush()
+            if self._lies:
+                self._log.mark(LIED)
+            else:
+                self._log.flush()
             self._count()
         return _DONE
 

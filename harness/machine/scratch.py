@@ -40,6 +40,9 @@ class Scratch(Protocol):
     def audit(self) -> None:
         """Read the device back before anyone mounts it. Raises InternalError if it does not hold the image."""
 
+    def cover(self, footprint: Sequence[Extent]) -> None:
+        """From now on the image may hold something other than zeros in these extents too."""
+
     def close(self) -> None: ...
 
 
@@ -78,6 +81,9 @@ class ZramScratch:
         if self._trace:
             self._trace.drain()
         return self._path
+
+    def cover(self, footprint: Sequence[Extent]) -> None:
+        self._footprint = merge([*self._footprint, *footprint], _BLOCK, len(self._image))
 
     def _write(self, fd: int, extents: Iterable[Extent]) -> None:
         for offset, length in extents:
@@ -125,6 +131,9 @@ class LoopScratch:
             os.pwrite(self._disk.fd, self._image[offset : offset + length], offset)
         self._device = loop.attach(self._disk.fd, sector_size=self._sector_size)
         return self._device.path
+
+    def cover(self, footprint: Sequence[Extent]) -> None:
+        self._footprint = merge([*self._footprint, *footprint], _BLOCK, len(self._image))
 
     def audit(self) -> None:
         assert self._disk is not None

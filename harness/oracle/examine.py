@@ -26,26 +26,27 @@ _FSCK_CHATTER = ("Pass ", "Phase ", "e2fsck ", "Opening filesystem", "Checking f
 
 
 class Examiner:
-    """Judges device after device of one file system with one check. Lives in a worker with mounts of its own."""
+    """Judges device after device of one file system. Lives in a worker with mounts of its own."""
 
     def __init__(
         self,
         fs: filesystems.FileSystem,
         mount_options: str,
         workspace: Workspace,
-        checker: Checker | None,
         *,
         run_fsck: bool,
     ) -> None:
         self._fs = fs
         self._options = fs.all_mount_options(mount_options)
         self._workspace = workspace
-        self._checker = checker
         self._fsck = run_fsck
         self._kernel = KernelLog()
 
-    def examine(self, device: str, name: str, made: Sequence[Promise]) -> list[Finding]:
-        """Everything wrong with the disk on `device` (spelled `name` in the kernel log); empty if it is intact."""
+    def examine(self, device: str, name: str, made: Sequence[Promise], checker: Checker | None) -> list[Finding]:
+        """Everything wrong with the disk on `device` (spelled `name` in the kernel log); empty if it is intact.
+
+        `checker` is asked between mount and unmount; None: mount, kernel log and fsck alone.
+        """
         self._kernel.lines()
         volume = self._workspace.volume
         try:
@@ -53,7 +54,7 @@ class Examiner:
         except OSError as error:
             return [self._no_mount(name, error)]
         try:
-            found = self._checker(RecoveredState(volume, made)) if self._checker else []
+            found = checker(RecoveredState(volume, made)) if checker else []
         finally:
             stuck = self._unmount(volume)
         kernel = tuple(self._kernel.lines(name))

@@ -5,7 +5,7 @@ import os
 
 from rich.console import Console
 
-from harness.reporting.facts import facts
+from harness.reporting.facts import facts_of
 from harness.reporting.terminal import Page, headline, replay_command, shown_by
 from harness.reporting.text import printable, shortened
 from harness.settings import Settings
@@ -42,7 +42,7 @@ def failure_text(title: str, report: Report, recording: Recording, settings: Set
 def _whole(page: Page, found: Found, recording: Recording, settings: Settings) -> None:
     page.finding(found.finding)
     page.field("shown by", shown_by(found))
-    page.state(facts(recording, recording.space(settings), found.state))
+    page.state(facts_of(found, recording, settings))
     page.evidence(found.finding)
 
 

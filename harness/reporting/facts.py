@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 from harness.blocklog import Kind, Promise
 from harness.crash import CrashState, StateSpace
+from harness.settings import Settings
 from harness.trial.recording import Recording, lost_atoms
+from harness.trial.report import Found
 
 
 class Lost(NamedTuple):
@@ -55,6 +57,12 @@ def facts(recording: Recording, space: StateSpace, state: CrashState) -> Facts:
         promises=made[: state.promises],
         promises_total=len(made),
     )
+
+
+def facts_of(found: Found, recording: Recording, settings: Settings) -> Facts:
+    """The same for an entry of a report: of the second crash, where there were two."""
+    its = found.deeper or recording
+    return facts(its, its.space(settings), found.state)
 
 
 class EpochRow(NamedTuple):

@@ -16,7 +16,7 @@ from harness.blocklog import Promise
 from harness.crash.model import show_count
 from harness.errors import HarnessError, RequirementMissing, TrialUnknown
 from harness.machine.files import write_atomically
-from harness.reporting.facts import Facts, facts
+from harness.reporting.facts import Facts, facts_of
 from harness.reporting.terminal import replay_command
 from harness.settings import Settings
 from harness.trial.commands import Commands
@@ -50,7 +50,6 @@ def of_report(
     report: Report, recording: Recording, settings: Settings, commands: Commands, exit_code: ExitCode
 ) -> dict[str, Any]:
     """The whole of a finished (or interrupted) trial."""
-    space = recording.space(settings)
     return head(report.verdict, exit_code, settings, commands) | {
         "recording": of_recording(recording)
         | {"writes": report.writes, "flushes": report.flushes, "promises": report.promises},
@@ -65,7 +64,7 @@ def of_report(
             "seconds": round(report.seconds, 3),
             "rate": round(report.rate, 1),
         },
-        "findings": [_of_found(found, facts(recording, space, found.state)) for found in report.found],
+        "findings": [_of_found(found, facts_of(found, recording, settings)) for found in report.found],
         "notes": list(report.notes),
     }
 

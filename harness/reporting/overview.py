@@ -1,5 +1,6 @@
 """What a bundle is, for people and as JSON: plan, volume, versions, the log by epoch, the cut, what was lost."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 
 from harness.blocklog import Kind, Mark
 from harness.crash import StateSpace
+from harness.plan.plan import begun_before, outcomes_of
 from harness.reporting import json_report
 from harness.reporting.facts import EpochRow, epoch_rows, facts
 from harness.reporting.terminal import Page, volume_text
@@ -42,9 +44,25 @@ def _plan(page: Page, bundle: Bundle) -> None:
     for label, text in (("setup", commands.setup), ("workload", commands.workload), ("check", commands.check)):
         if text:
             page.field(label, printable(text))
+    if bundle.manifest.plan:
+        page.field("contract", bundle.manifest.settings.contract)
+        page.block("plan", map(printable, plan_lines(bundle)))
     if bundle.manifest.test:
         page.field("test", bundle.manifest.test)
     page.block("files", (f"{file.path} ({size(len(file.content))})" for file in bundle.files))
+
+
+def plan_lines(bundle: Bundle) -> Iterator[str]:
+    """The plan's operations; where the power went; which of them had made what is durable."""
+    manifest, log = bundle.manifest, bundle.recording.log
+    assert manifest.plan is not None
+    begun = begun_before(log, manifest.state.cut) if manifest.state else len(manifest.plan.all)
+    outcomes = {outcome.n: outcome for outcome in outcomes_of(log)}
+    for n, line in enumerate(manifest.plan.lines()):
+        if n == begun:
+            yield _CUT_LINE
+        outcome = outcomes.get(n)
+        yield line + (f"  {errno.errorcode.get(outcome.errno, outcome.errno)}" if outcome and outcome.errno else "")
 
 
 def _state(page: Page, bundle: Bundle, space: StateSpace) -> None:

@@ -29,17 +29,14 @@ _STAGES = {
 }
 
 
-class Follower:
-    """Follows one trial: `stage` and `progress` are its callbacks. A context manager."""
+class LiveLine:
+    """One line that changes on a terminal, a plain line now and then elsewhere, nothing if quiet. A context manager."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
         self._quiet = quiet
         self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-        self._stage = ""
-        self._stage_at = time.monotonic()
         self._told_at = time.monotonic()
-        self.last: Progress | None = None
 
     def __enter__(self) -> Self:
         if not self._quiet and self._console.is_terminal:
@@ -49,16 +46,8 @@ class Follower:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._live.stop()
 
-    def stage(self, name: str) -> None:
-        self._stage = _STAGES.get(name, name)
-        self._stage_at = self._told_at = time.monotonic()
-        self._tell(Text(self._stage + " ..."), important=True)
-
-    def progress(self, progress: Progress) -> None:
-        self.last = progress
-        self._tell(_line(self._stage, progress, bar=self._live.is_started))
-
-    def _tell(self, text: Text, important: bool = False) -> None:
+    def tell(self, text: Text, *, important: bool = False) -> None:
+        """Show it: on a terminal at once, elsewhere if it is important, or if nothing was shown for five seconds."""
         if self._quiet:
             return
         if self._live.is_started:
@@ -66,6 +55,24 @@ class Follower:
         elif important or time.monotonic() - self._told_at >= _PLAIN_EVERY:
             self._told_at = time.monotonic()
             self._console.print(text, soft_wrap=True, highlight=False)
+
+
+class Follower(LiveLine):
+    """Follows one trial: `stage` and `progress` are its callbacks."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        super().__init__(console, quiet=quiet)
+        self._stage = ""
+        self.last: Progress | None = None
+
+    def stage(self, name: str) -> None:
+        self._stage = _STAGES.get(name, name)
+        self._told_at = time.monotonic()
+        self.tell(Text(self._stage + " ..."), important=True)
+
+    def progress(self, progress: Progress) -> None:
+        self.last = progress
+        self.tell(_line(self._stage, progress, bar=self._live.is_started))
 
 
 def _line(stage: str, progress: Progress, *, bar: bool) -> Text:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.blocklog import Kind
-from harness.reporting.facts import Facts, Lost, facts
+from harness.reporting.facts import Facts, Lost, facts_of
 from harness.reporting.text import count, of_bytes, printable, seconds, shortened, size, tail
 from harness.settings import Settings
 from harness.trial.recording import Recording
@@ -98,14 +98,12 @@ class Page:
 
     def found(self, report: Report, recording: Recording, settings: Settings) -> None:
         """Each finding with its best state and the one command that replays it."""
-        space = recording.space(settings) if report.found else None
         for number, found in enumerate(report.found, 1):
-            assert space is not None
             self.line()
             self._out.print(Text(f"{number}. ", style="bold"), end="")
             self.finding(found.finding)
             self.field("shown by", shown_by(found))
-            self.state(facts(recording, space, found.state))
+            self.state(facts_of(found, recording, settings))
             self.evidence(found.finding)
             if found.bundle:
                 self.field("replay", replay_command(found.bundle), "bold")

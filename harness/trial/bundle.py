@@ -13,7 +13,7 @@ import os
 import platform
 import tarfile
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
@@ -26,39 +26,19 @@ from harness.errors import BadBundle, BadLog, Misuse
 from harness.machine import process, requirements
 from harness.machine.files import write_atomically
 from harness.machine.image import Image
+from harness.plan.plan import Plan, check_paths
 from harness.settings import Settings
 from harness.trial.commands import Attachment, Commands
-from harness.trial.recording import Recording
+from harness.trial.recording import ChosenState, Count, Recording
 from harness.verdict import Finding
 from harness.volume import VolumeSpec
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: no plans. A bundle of a plan in the hands of a reader that knows none would be judged by mount and fsck alone."""
 SUFFIX = ".crash"
 _LEVEL = 6
 _COPY_AGAIN = "copy it again from where it came"
 _MEMBER_MAX = 64 << 30
-
-
-Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class ChosenState(msgspec.Struct, frozen=True, kw_only=True):
-    """A CrashState as JSON can carry it: `kept` is a bitmask in hex, bit n for the n-th unflushed write."""
-
-    epoch: Count
-    cut: Count
-    kept: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]
-    promises: Count
-    name: str
-
-    @classmethod
-    def of(cls, state: CrashState) -> "ChosenState":
-        return cls(epoch=state.epoch, cut=state.cut, kept=f"{state.kept:x}", promises=state.promises, name=state.name)
-
-    def state(self) -> CrashState:
-        return CrashState(
-            epoch=self.epoch, cut=self.cut, kept=int(self.kept, 16), promises=self.promises, name=self.name
-        )
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +61,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     commands: Commands = Commands()
     test: str = ""
     """The pytest node id, for a recording made by the `crash_volume` fixture."""
+    plan: Plan | None = None
+    """The workload, where it was a plan: the check is then what the file system owes it (settings.contract)."""
     files: tuple[str, ...] = ()
     digests: dict[str, str] = {}
 
@@ -102,6 +84,7 @@ def pack(
     commands: Commands | None = None,
     files: Sequence[Attachment] = (),
     test: str = "",
+    plan: Plan | None = None,
 ) -> bytes:
     """The bundle's bytes: the same input gives the same bytes."""
     extents = tuple(recording.base.nonzero_extents())
@@ -125,6 +108,7 @@ def pack(
         finding=finding,
         commands=commands or Commands(),
         test=test,
+        plan=plan,
         files=tuple(file.path for file in files),
         digests={name: xxhash.xxh3_128_hexdigest(content) for name, content in members.items()},
     )
@@ -161,6 +145,8 @@ def load(path: str) -> Bundle:
     except BadLog as error:
         raise BadBundle(f"{path}: {error.cause}", _COPY_AGAIN) from error
     _check_fits(path, manifest, log)
+    if manifest.plan:
+        check_paths(manifest.plan)
     recording = Recording(
         spec=manifest.spec,
         base=_base_image(path, manifest, members["base.raw"]),

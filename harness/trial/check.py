@@ -8,10 +8,12 @@ from harness.crash import CrashState
 from harness.errors import BadBundle
 from harness.machine import mounts, requirements
 from harness.oracle.checks import Checker, CommandCheck
+from harness.plan.plan import Plan
 from harness.settings import Settings
 from harness.trial import bundle as bundles
 from harness.trial.commands import Attachment, Commands, materialize
 from harness.trial.judging import CheckerFactory, Judge, Progress
+from harness.trial.plans import plan_checker
 from harness.trial.recording import Recording
 from harness.trial.report import Report
 from harness.verdict import Finding, Verdict, worst
@@ -63,17 +65,19 @@ def save_findings(
     commands: Commands | None = None,
     files: Sequence[Attachment] = (),
     test: str = "",
+    plan: Plan | None = None,
 ) -> None:
     """One bundle for each distinct finding, named by file system, kind and state: a second run overwrites it."""
     for found in report.found[:_BUNDLES_MAX]:
         content = bundles.pack(
-            recording,
+            found.deeper or recording,
             settings,
             state=found.state,
             finding=found.finding,
             commands=commands,
             files=files,
             test=test,
+            plan=plan,
         )
         state = f"{found.state.name[:10]}-{found.state.promises}"
         name = f"{recording.spec.fs}-{found.finding.kind.lower()}-{state}{bundles.SUFFIX}"
@@ -104,7 +108,9 @@ def replay(bundle: bundles.Bundle, checker: CheckerFactory | None = None) -> Rep
 
 
 def bundled_checker(bundle: bundles.Bundle) -> CheckerFactory:
-    """The bundle's own check command, with its files put into place where they are not on this machine."""
+    """What the file system owes the bundle's plan; or its check command, its files put into place where need be."""
+    if bundle.manifest.plan:
+        return plan_checker(bundle.manifest.plan, bundle.recording, bundle.manifest.settings.contract)
     workspace = mounts.enter_private_mounts()
     command = materialize(bundle.manifest.commands.check, bundle.files, workspace)
     return command_checker(command, bundle.manifest.settings)

@@ -1,7 +1,5 @@
 """Judge every selected state of a recording, on all cores, each on a disk of its own."""
 
-import mmap
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,24 +9,25 @@ from typing import NamedTuple
 import msgspec
 
 from harness.blocklog import Kind, Promise
-from harness.crash import CrashState, DiskBuilder
-from harness.errors import CheckUnsound, HarnessError, InternalError, Missing, Misuse, RequirementMissing
-from harness.machine import filesystems, mounts, zram
+from harness.crash import CrashState, Selection, StateSpace
+from harness.errors import CheckUnsound
+from harness.machine import mounts, zram
 from harness.machine.mounts import Workspace
-from harness.machine.scratch import LoopScratch, Scratch, ZramScratch
-from harness.machine.tracing import Tracepoint, find_tracepoint
+from harness.machine.tracing import Tracepoint
 from harness.oracle.checks import Checker
-from harness.oracle.examine import Examiner
 from harness.settings import Settings
+from harness.trial.bench import Bench
+from harness.trial.depth import DeepBench, Recoveries
+from harness.trial.devices import scratch_devices, workers_wanted
 from harness.trial.recording import Recording, lost_atoms, whole
-from harness.trial.report import Found, Report, Tally
-from harness.trial.workers import Pool, Worker, hung
+from harness.trial.report import Deep, Found, Report, Tally
+from harness.trial.report import Recoveries as Recovered
+from harness.trial.workers import BenchMaker, Pool, Worker, hung
 from harness.verdict import Finding, Verdict
 
-_MAP_NORESERVE = 0x4000
-_AUDIT_FACTOR = 16
-_PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 30.0
 _CONFIRMATIONS = 3
+RECOVERY_STATES_MIN = 4
 
 CheckerFactory = Callable[[Workspace], Checker | None]
 
@@ -65,7 +64,6 @@ class Judge:
         self._checker = checker
         self._on_progress = on_progress
         self._workspace = mounts.enter_private_mounts()
-        self._fs = filesystems.lookup(recording.spec.fs)
         self._tracepoint: Tracepoint | None = None
         self.space = recording.space(settings)
         self.promises: Sequence[Promise] = recording.log.promises(recording.end)
@@ -92,7 +90,7 @@ class Judge:
 
     def all(self) -> Report:
         """Judge every selected state. Ctrl-C ends it early: the report says so and is never INTACT."""
-        selection = self.space.states(self._settings.max_states, self._settings.seed)
+        selection = select(self.space, self._settings)
         # Neighbours in this order differ in few writes, which makes the next disk cheap to build.
         states = sorted(selection.states, key=lambda state: (state.epoch, state.kept, state.cut))
         log = self._recording
@@ -106,12 +104,15 @@ class Judge:
             flushes=log.count(Kind.FLUSH),
             promises=len(self.promises),
             notes=list(log.notes),
+            recoveries=Recovered() if self._settings.depth > 1 else None,
         )
-        scorer = _Scorer(report, states, self.lost, self._on_progress)
+        scorer = _Scorer(report, states, self.lost, self._on_progress, log)
         pool = Pool(len(states), self._maker(states), scorer, patience=self._patience)
         try:
             with ExitStack() as stack:
-                pool.run(self._devices(stack, min(self._workers_wanted(), pool.chunks)))
+                wanted = min(workers_wanted(self._settings), pool.chunks)
+                devices, self._tracepoint = scratch_devices(stack, self._settings, self._recording.spec, wanted)
+                pool.run(devices)
         except KeyboardInterrupt:
             report.interrupted = True
         scorer.close()
@@ -126,7 +127,8 @@ class Judge:
             report.interrupted = True
 
     def _confirm(self, found: Found) -> None:
-        again = [_same(found.finding, self.one(found.state)) for _ in range(_CONFIRMATIONS)]
+        judge = Judge(found.deeper, self._settings, self._checker) if found.deeper else self
+        again = [_same(found.finding, judge.one(found.state)) for _ in range(_CONFIRMATIONS)]
         found.reproduced = f"{sum(again)}/{_CONFIRMATIONS}"
         if not any(again):
             found.finding = msgspec.structs.replace(found.finding, verdict=Verdict.UNKNOWN)
@@ -135,90 +137,27 @@ class Judge:
         """How many writes of its epoch the state lost."""
         return len(lost_atoms(self.space, state))
 
-    def bench(self, states: Sequence[CrashState], device: zram.ZramDevice | None) -> "_Bench":
+    def bench(self, states: Sequence[CrashState], device: zram.ZramDevice | None) -> Bench:
         """The tools of one worker; to be called in the worker, which then owns its mounts."""
-        recording = self._recording
-        image = private_copy(recording)
-        builder = DiskBuilder(self.space, image)
-        footprint = [*recording.base.nonzero_extents(), *builder.footprint]
-        scratch: Scratch
-        if device:
-            scratch = ZramScratch(device, image, footprint, self._tracepoint)
-        else:
-            scratch = LoopScratch(image, footprint, recording.spec.sector_size)
-        checker = self._checker(self._workspace)
-        fsck = self._settings.fsck
-        examiner = Examiner(self._fs, recording.spec.mount_options, self._workspace, checker, run_fsck=fsck)
-        return _Bench(states, self.promises, builder, scratch, examiner)
+        recording, settings = self._recording, self._settings
+        bench = Bench(recording.spec, recording.base, self._workspace, device, self._tracepoint, fsck=settings.fsck)
+        bench.load(recording, self.space, states, self._checker(self._workspace))
+        return bench
 
-    def _maker(self, states: Sequence[CrashState]) -> Callable[[zram.ZramDevice | None], "_Bench"]:
-        return lambda device: self.bench(states, device)
+    def _deep_bench(self, states: Sequence[CrashState], device: zram.ZramDevice | None) -> DeepBench:
+        share = max(RECOVERY_STATES_MIN, self._settings.max_states // max(1, len(states)))
+        recoveries = Recoveries(self._recording, self.space, self._settings, share)
+        bench = self.bench(states, device)
+        return DeepBench(bench, recoveries, states, self._checker(self._workspace))
+
+    def _maker(self, states: Sequence[CrashState]) -> BenchMaker:
+        make = self._deep_bench if self._settings.depth > 1 else self.bench
+        return lambda device: make(states, device)
 
     @property
     def _patience(self) -> float:
         """Seconds without any sign of life after which a worker counts as hung in the kernel."""
-        return self._settings.timeout * 1.5 + _PATIENCE_SECONDS
-
-    def _workers_wanted(self) -> int:
-        """Two a core: while one waits for the kernel (RCU, a block device), the other computes."""
-        if not self._fs.concurrent_copies:
-            return 1
-        return self._settings.workers or 2 * len(os.sched_getaffinity(0))
-
-    def _devices(self, stack: ExitStack, count: int) -> Sequence[zram.ZramDevice | None]:
-        """zram devices where they are to be had, else loop devices. Raises Misuse or RequirementMissing for neither."""
-        wanted = self._settings.scratch
-        lacking = self._no_zram()
-        if wanted == "zram" and lacking:
-            raise lacking
-        if wanted == "loop" or lacking:
-            return [None] * count
-        try:
-            pool = stack.enter_context(zram.ZramPool(self._workspace, count, self._recording.base.size))
-        except InternalError:  # no memory for one of that size, say
-            if wanted == "zram":
-                raise
-            return [None] * count
-        self._tracepoint = find_tracepoint(self._workspace)
-        return pool.devices
-
-    def _no_zram(self) -> HarnessError | None:
-        if self._recording.spec.sector_size != zram.SECTOR_SIZE:
-            return Misuse(f"zram devices have sectors of {zram.SECTOR_SIZE} bytes", "leave --scratch to choose itself")
-        if not zram.available():
-            why = "--scratch zram asks for it"
-            return RequirementMissing([Missing("zram", why, "modprobe zram, or leave --scratch to choose itself")])
-        return None
-
-
-class _Bench:
-    """One worker's disk image, scratch device and examiner."""
-
-    def __init__(
-        self,
-        states: Sequence[CrashState],
-        promises: Sequence[Promise],
-        builder: DiskBuilder,
-        scratch: Scratch,
-        examiner: Examiner,
-    ) -> None:
-        self._states = states
-        self._promises = promises
-        self._builder = builder
-        self._scratch = scratch
-        self._examiner = examiner
-        self._done = 0
-        self._next_audit = 1
-
-    def judge(self, index: int) -> list[Finding]:
-        state = self._states[index]
-        path = self._scratch.put(self._builder.build(state))
-        # The second put is the first that relies on what was traced; after that, ever more rarely is enough.
-        if self._done == self._next_audit:
-            self._scratch.audit()
-            self._next_audit *= _AUDIT_FACTOR
-        self._done += 1
-        return self._examiner.examine(path, self._scratch.name, self._promises[: state.promises])
+        return self._settings.timeout * 1.5 + PATIENCE_SECONDS
 
 
 class _Scorer:
@@ -230,7 +169,9 @@ class _Scorer:
         states: Sequence[CrashState],
         lost: Callable[[CrashState], int],
         on_progress: OnProgress,
+        recording: Recording,
     ) -> None:
+        self._recording = recording
         self._report = report
         self._states = states
         self._lost = lost
@@ -247,6 +188,10 @@ class _Scorer:
     def judged(self, count: int) -> None:
         self._report.judged += count
 
+    def deeper(self, deep: Sequence[Deep]) -> None:
+        for recovery in deep:
+            self._report.add_recovery(recovery, self._recording, self._tally)
+
     def tick(self) -> None:
         done, total = self._report.judged, self._report.selected
         seconds = time.monotonic() - self._started
@@ -259,12 +204,11 @@ class _Scorer:
         self._report.found = self._tally.found()
 
 
-def private_copy(recording: Recording) -> mmap.mmap:
-    """The base's bytes in private memory, for a builder to change. Costs what is not zero, not the volume's size."""
-    image = mmap.mmap(-1, recording.base.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-    for offset, length in recording.base.nonzero_extents():
-        image[offset : offset + length] = recording.base.read(offset, length)
-    return image
+def select(space: StateSpace, settings: Settings) -> Selection:
+    """The states of a recording that these settings ask for."""
+    if settings.cuts == "promises":
+        return space.after_promises()
+    return space.states(settings.max_states, settings.seed)
 
 
 def _same(finding: Finding, others: Sequence[Finding]) -> bool:

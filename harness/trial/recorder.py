@@ -17,7 +17,7 @@ from harness.machine.shell import ShellResult, run_shell
 from harness.settings import Settings
 from harness.trial.commands import Commands
 from harness.trial.recording import Recording
-from harness.volume import RecordedVolume, VolumeSpec, make_base, mounted_plain
+from harness.volume import LYING_FLUSH, RecordedVolume, VolumeSpec, make_base, mounted_plain
 
 _GRACE_SECONDS = 30.0
 
@@ -79,7 +79,9 @@ def recording_of(volume: RecordedVolume, spec: VolumeSpec, base: Image) -> Recor
     if begin is None or end is None:
         raise EngineLost("the log has no begin and end marks: the recording was cut off", "run it again")
     notes = []
-    if not any(event.kind is Kind.FLUSH for event in volume.log.events[begin:end]):
+    if spec.fault == LYING_FLUSH:
+        notes.append("fault: the device acknowledged flushes and did not do them; an honest one loses less")
+    elif not any(event.kind is Kind.FLUSH for event in volume.log.events[begin:end]):
         notes.append("the file system never flushed the device's cache: nothing in this recording is ever durable")
     if volume.stragglers:
         notes.append("files were still open at the end: the volume was synced, not unmounted")

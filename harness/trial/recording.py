@@ -1,12 +1,35 @@
 """A recording: the volume before, and everything its device was asked to do. All crash states come from it alone."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 from harness.blocklog import BlockLog, Kind
 from harness.crash import CrashState, Model, StateSpace
 from harness.machine.image import Image
 from harness.settings import Settings
 from harness.volume import VolumeSpec
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ChosenState(msgspec.Struct, frozen=True, kw_only=True):
+    """A CrashState as messages and JSON carry it: `kept` is a bitmask in hex, bit n for the n-th unflushed write."""
+
+    epoch: Count
+    cut: Count
+    kept: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]
+    promises: Count
+    name: str
+
+    @classmethod
+    def of(cls, state: CrashState) -> "ChosenState":
+        return cls(epoch=state.epoch, cut=state.cut, kept=f"{state.kept:x}", promises=state.promises, name=state.name)
+
+    def state(self) -> CrashState:
+        return CrashState(
+            epoch=self.epoch, cut=self.cut, kept=int(self.kept, 16), promises=self.promises, name=self.name
+        )
 
 
 class Recording(NamedTuple):

@@ -1,7 +1,6 @@
 """The processes that judge: a pool hands them chunks of states in log order, replaces one that dies, loses no state."""
 
 import mmap
-import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,9 @@ import msgspec
 
 from harness.closing import Closing
 from harness.machine import zram
-from harness.machine.sandbox import Init, spawn_init
+from harness.machine.remote import Remote
 from harness.oracle.examine import harness_fault
+from harness.trial.report import Deep
 from harness.verdict import Finding, FindingKind, Verdict
 
 _CHUNK_MAX = 32
@@ -30,12 +30,15 @@ class Told(msgspec.Struct, array_like=True):
 
     bad: Bad
     fault: Finding | None = None
+    deep: list[Deep] = []
 
 
 class Bench(Protocol):
     """A worker's tools, made in the worker itself: judges the states that it is given, forward only."""
 
     def judge(self, index: int) -> list[Finding]: ...
+    def take_deep(self) -> list[Deep]:
+        """What became of the recoveries of the states judged since the last call."""
 
 
 BenchMaker = Callable[[zram.ZramDevice | None], Bench]
@@ -50,37 +53,26 @@ class Worker(Closing):
         self._at = mmap.mmap(-1, mmap.PAGESIZE)  # shared: the state that it is judging, written by the worker
         self._seen = -1
         self._moved_at = time.monotonic()
-        task_read, task_write = os.pipe()
-        told_read, told_write = os.pipe()
-        tasks = Connection(task_read, writable=False)
-        answers = Connection(told_write, readable=False)
-        self._tasks = Connection(task_write, readable=False)
-        self.told = Connection(told_read, writable=False)
 
-        def life() -> int:
-            self._tasks.close()
-            self.told.close()
+        def serve(tasks: Connection, answers: Connection) -> int:
             return _work(tasks, answers, make_bench, device, self._at)
 
-        self.init: Init = spawn_init(life, name="harness-judge")
-        tasks.close()
-        answers.close()
+        self._remote = Remote(serve, "harness-judge")
+        self.told = self._remote.told
 
     def send(self, chunk: Chunk) -> None:
         self.pending.append(chunk)
-        self._tasks.send_bytes(msgspec.msgpack.encode(chunk))
+        self._remote.send(msgspec.msgpack.encode(chunk))
 
     def receive(self) -> Told | None:
         """What it told; None if it died before it could."""
-        try:
-            return msgspec.msgpack.decode(self.told.recv_bytes(), type=Told)
-        except EOFError:
-            return None
+        told = self._remote.receive()
+        return None if told is None else msgspec.msgpack.decode(told, type=Told)
 
     @property
     def died(self) -> int:
         """A descriptor that is readable once the worker is dead."""
-        return self.init.fileno()
+        return self._remote.died
 
     @property
     def at(self) -> int:
@@ -96,13 +88,11 @@ class Worker(Closing):
         return time.monotonic() - self._moved_at
 
     def death(self) -> Finding:
-        status = self.init.wait(1.0)
+        status = self._remote.init.wait(1.0)
         return unjudged(FindingKind.HARNESS, f"the process that judged this state died (status {status})")
 
     def close(self) -> None:
-        self._tasks.close()
-        self.told.close()
-        self.init.close()
+        self._remote.close()
         self._at.close()
 
 
@@ -131,6 +121,7 @@ def _work(
                 _AT.pack_into(at, 0, index)
                 if found := bench.judge(index):
                     told.bad.append((index, found))
+            told.deep = bench.take_deep()
             answers.send_bytes(msgspec.msgpack.encode(told))
     except Exception as error:
         told.fault = harness_fault(error)
@@ -152,6 +143,7 @@ class Tallying(Protocol):
 
     def note(self, index: int, findings: Sequence[Finding]) -> None: ...
     def judged(self, count: int) -> None: ...
+    def deeper(self, deep: Sequence[Deep]) -> None: ...
     def tick(self) -> None: ...
 
 
@@ -212,6 +204,7 @@ class Pool:
         for index, findings in told.bad:
             self._tally.note(index, findings)
         self._tally.judged(last - first)
+        self._tally.deeper(told.deep)
         self._feed(worker)
 
     def _bury(self, worker: Worker, why: Finding) -> None:

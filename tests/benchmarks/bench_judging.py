@@ -24,7 +24,8 @@ from harness.machine.sandbox import spawn_init
 from harness.machine.scratch import LoopScratch, Scratch, ZramScratch
 from harness.oracle.checks import CallableCheck, RecoveredState
 from harness.settings import Settings
-from harness.trial.judging import Judge, private_copy
+from harness.trial.bench import private_copy
+from harness.trial.judging import Judge
 from harness.trial.recorder import prepare, recording_of
 from harness.trial.recording import Recording
 from harness.trial.report import Report
@@ -90,7 +91,7 @@ def floor(recording: Recording, settings: Settings, workers: int) -> float:
 
     def loop(device: zram.ZramDevice | None) -> Callable[[], int]:
         def life() -> int:
-            image = private_copy(recording)
+            image = private_copy(recording.base)
             builder = DiskBuilder(space, image)
             changed = builder.build(state)
             footprint = [*recording.base.nonzero_extents(), *builder.footprint]
@@ -144,7 +145,7 @@ done
 def script(recording: Recording, settings: Settings) -> float:
     """States a second of a shell script that does what we do, one state after the other, in a temporary folder."""
     space = recording.space(settings)
-    image = private_copy(recording)
+    image = private_copy(recording.base)
     DiskBuilder(space, image).build(space.states(settings.max_states, 0).states[-20])
     with tempfile.TemporaryDirectory() as root:
         os.mkdir(f"{root}/mnt")

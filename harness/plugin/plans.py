@@ -1,0 +1,108 @@
+"""The `plan_judge` fixture's object: plans that Hypothesis draws, recorded and judged in warm labs.
+
+Hypothesis runs a test many times and asks that equal plans behave equally, so what was judged is remembered by plan and
+settings. The bundle of a failing test is named for the test: the last one, which Hypothesis has shrunk, stays.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+
+import pytest
+import xxhash
+
+from harness.plan.plan import Plan
+from harness.plugin import options
+from harness.plugin.failure import CrashFailure, door
+from harness.plugin.text import failure_text, title_of
+from harness.plugin.volume import require
+from harness.settings import Settings, from_text
+from harness.trial import bundle as bundles
+from harness.trial.judging import Judge
+from harness.trial.lab import Judgement, Lab, open_labs
+from harness.trial.plans import plan_checker
+from harness.trial.report import Report
+from harness.verdict import Verdict
+
+MAX_STATES = 100
+"""Crash states a plan is judged by, where nobody says otherwise: Hypothesis draws many plans."""
+
+_RERUNS = 3
+_REMEMBERED_MAX = 20_000
+
+
+class PlanJudge:
+    """Judges plans. One for a test session; each set of settings gets a lab of its own, which stays warm."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._ini: Mapping[str, object] = {"max_states": MAX_STATES, **options.ini_values(config)}
+        self._reports = options.reports_folder(config)
+        self._labs: dict[Settings, Lab] = {}
+        self._remembered: dict[tuple[str, Settings], str] = {}
+        self._stack = contextlib.ExitStack()
+        self.plans = 0
+        self.states = 0
+
+    @door
+    def verify(self, plan: Plan, **settings: object) -> None:
+        """Every disk that a power cut may leave must keep what the file system owes `plan`; else CrashFailure.
+
+        `settings`: any of `harness plan`, by name: fs="xfs", contract="posix", max_states=400. UNKNOWN fails too. A
+        finding is looked for again in fresh recordings, and reported with its rate.
+        """
+        wanted = from_text({**self._ini, **settings})
+        key = (plan.id, wanted)
+        if key not in self._remembered:
+            if len(self._remembered) >= _REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[key] = self._failure(plan, wanted)
+        if self._remembered[key]:
+            raise CrashFailure(self._remembered[key])
+
+    @door
+    def judge(self, plan: Plan, **settings: object) -> Report:
+        """As verify, but the report is returned whatever the verdict, and nothing is remembered or saved."""
+        return self._lab(from_text({**self._ini, **settings})).judge(plan).report
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _lab(self, settings: Settings) -> Lab:
+        if settings not in self._labs:
+            require(settings.fs)
+            (self._labs[settings],) = self._stack.enter_context(open_labs(settings, 1))
+        return self._labs[settings]
+
+    def _failure(self, plan: Plan, settings: Settings) -> str:
+        """The text of the failure; nothing if the plan keeps its contract."""
+        lab = self._lab(settings)
+        judgement = lab.judge(plan)
+        self.plans += 1
+        self.states += judgement.report.judged
+        if judgement.report.verdict is Verdict.INTACT:
+            return ""
+        if judgement.recording is None:
+            why = judgement.report.found[0].finding.summary if judgement.report.found else "nothing was judged"
+            return "\n".join([f"UNKNOWN: {why}", "plan", *plan.lines()])
+        return self._shown(lab, judgement, settings)
+
+    def _shown(self, lab: Lab, judgement: Judgement, settings: Settings) -> str:
+        plan, report, recording = judgement.plan, judgement.report, judgement.recording
+        assert recording is not None
+        Judge(recording, settings, plan_checker(plan, recording, settings.contract)).confirm(report)
+        again = sum(lab.judge(plan).report.verdict is report.verdict for _ in range(_RERUNS))
+        report.notes.append(f"recorded anew {_RERUNS} times, the verdict was the same {again} times")
+        for found in report.found:
+            its = found.deeper or recording
+            content = bundles.pack(its, settings, state=found.state, finding=found.finding, plan=plan)
+            name = f"{settings.fs}-{found.finding.kind.lower()}-{_test_name()}{bundles.SUFFIX}"
+            found.bundle = bundles.save(os.path.join(self._reports, name), content)
+        text = failure_text(title_of(report), report, recording, settings, report.scope)
+        return "\n".join([text, "plan", *plan.lines()])
+
+
+def _test_name() -> str:
+    """Short and fit for a file: the name of the test that runs now, and a hash of where it is."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    name = "".join(c if c.isalnum() else "-" for c in test.rpartition("::")[2])[:60]
+    return f"{name or 'plan'}-{xxhash.xxh3_64_hexdigest(test.encode())[:6]}"
