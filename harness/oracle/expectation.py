@@ -45,6 +45,11 @@ class Expectation:
     def file(self, inode: int) -> File:
         return self.tree.files[inode]
 
+    def asks_content(self, inode: int) -> bool:
+        """Not where a call that failed half-way may have changed it."""
+        since = self.file(inode).uncertain
+        return since is None or since > self.horizon
+
     def _bindings(self, name: Name) -> frozenset[int]:
         """What a name may be bound to: inode numbers, 0 for nothing."""
         return frozenset(self.tree.entries[name].between(self.floors.of_entry(name), self.horizon))
@@ -74,11 +79,13 @@ class Expectation:
         values = {content.sector(number) for content in file.content.between(floor, self.horizon)}
         if any(floor < t <= self.horizon and number >= first for t, first in file.shifted):
             values.add(ZEROS)
-            values |= {content.sector(number) for content in file.content.between(floor - 1, self.horizon)}
         return frozenset(values)
 
     def _modes(self, inode: int) -> frozenset[int]:
-        return frozenset(self.file(inode).mode.between(self.floors.of_attributes(inode), self.horizon))
+        file = self.file(inode)
+        # What is found was made, so that it has a mode since then: inode and mode are written in one transaction.
+        floor = max(self.floors.of_attributes(inode), file.mode.began)
+        return frozenset(file.mode.between(floor, self.horizon))
 
     def _xattr_sets(self, inode: int) -> frozenset[frozenset[tuple[str, str]]]:
         return frozenset(self.file(inode).xattrs.between(self.floors.of_attributes(inode), self.horizon))

@@ -7,6 +7,7 @@ from harness.oracle.contracts import Contract
 from harness.oracle.history import ROOT, SECTOR, Name, Tree
 from harness.plan import operations as op
 from harness.plan.operations import Operation
+from harness.plan.plan import Outcome
 
 PAGE = 4096
 
@@ -50,8 +51,9 @@ class Floors:
         floor = self.of_data(inode)
         return max([floor, *(t for t, first, last in self.ranges.get(inode, ()) if first <= sector < last)])
 
-    def tell(self, operation: Operation, t: int, size: int) -> None:
-        """`operation` succeeded at time t; `size`: what it left of the file, where it wrote."""
+    def tell(self, operation: Operation, outcome: Outcome) -> None:
+        """`operation` succeeded."""
+        t = outcome.n + 1
         match operation:
             case op.Sync() | op.Syncfs():
                 if self._contract.sync_waits:
@@ -65,8 +67,8 @@ class Floors:
             case op.Msync():
                 self._range(self.inode_at(operation.path, t), t, operation.offset, operation.length)
             case op.Write() if operation.how in ("sync", "dsync"):
-                offset = size - operation.length if operation.append else operation.offset
-                self._range(self.inode_at(operation.path, t), t, offset, operation.length)
+                offset = outcome.size - outcome.value if operation.append else operation.offset
+                self._range(outcome.inode, t, offset, outcome.value)
 
     def inode_at(self, path: str, t: int) -> int:
         """The inode number that a path led to at time t, 0 for none."""
@@ -93,7 +95,7 @@ class Floors:
         """A directory above what was persisted: it exists, under one of the names that it has had since."""
         while inode != ROOT:
             file = self._tree.file(inode)
-            born = file.kind.set_at("dir")
+            born = file.kind.set_at("dir", t)  # the number may be given out again later
             if self.of_names(inode) < born:
                 self.names[inode] = born
             inode = next((directory for directory, _ in file.names.at(t)), ROOT)
@@ -106,12 +108,12 @@ class Floors:
 
 
 def floors_of(
-    tree: Tree, contract: Contract, calls: Iterable[tuple[Operation, int, int]], setup: Sequence[Operation]
+    tree: Tree, contract: Contract, calls: Iterable[tuple[Operation, Outcome]], setup: Sequence[Operation]
 ) -> Floors:
-    """The floors behind these persistence calls (operation, time, size); the setup was synced by us."""
+    """The floors behind these persistence calls; the setup was synced by us."""
     floors = Floors(tree, contract)
     floors.raise_all(len(setup))
-    for operation, t, size in calls:
-        if t > len(setup):
-            floors.tell(operation, t, size)
+    for operation, outcome in calls:
+        if outcome.n >= len(setup):
+            floors.tell(operation, outcome)
     return floors

@@ -46,10 +46,15 @@ class History(Generic[Value]):
         later = [v for time, v in zip(self._times, self._values, strict=True) if first < time <= last]
         return [self.at(first), *later]
 
-    def set_at(self, value: Value) -> int:
-        """The last time at which it got this value; -1 if it never did."""
+    def set_at(self, value: Value, upto: int) -> int:
+        """The last time, `upto` at most, at which it got this value; -1 if it had not got it by then."""
         pairs = zip(reversed(self._times), reversed(self._values), strict=True)
-        return next((time for time, known in pairs if known == value), -1)
+        return next((time for time, known in pairs if known == value and time <= upto), -1)
+
+    @property
+    def began(self) -> int:
+        """When it was first set; 0 if it never was."""
+        return self._times[1] if len(self._times) > 1 else 0
 
 
 class Content(NamedTuple):
@@ -132,8 +137,9 @@ class File:
         """(time, byte) at which a range ended that an operation worked on."""
         self.shifted: list[tuple[int, int]] = []
         """(time, sector): from there on blocks were moved about, which is several transactions on some file systems."""
-        self.uncertain = False
-        """A call failed that may have changed the content in part: nothing is asked of it."""
+        self.uncertain: int | None = None
+        """The time of the first call that failed and may have changed the content in part: nothing is asked of the
+        content where that call may have been made."""
 
 
 class Tree:

@@ -35,9 +35,8 @@ class PlanCheck:
     ) -> None:
         """Raises Misuse for an unknown contract, BadLog if the plan was not run to its end."""
         if [outcome.n for outcome in outcomes] != list(range(len(plan.all))):
-            raise BadLog(
-                f"{len(outcomes)} outcomes of a plan of {len(plan.all)} operations", "give the log of a whole run"
-            )
+            cause = f"{len(outcomes)} outcomes of a plan of {len(plan.all)} operations"
+            raise BadLog(cause, "give the log of a whole run")
         self._plan = plan
         self._outcomes = outcomes
         self._contract = contract_named(contract)
@@ -68,7 +67,7 @@ class PlanCheck:
 
     def _expectation(self, points: int) -> Expectation:
         operations = self._plan.all
-        passed = [(operations[n], n + 1, self._outcomes[n].size) for n in self._points[:points]]
+        passed = [(operations[n], self._outcomes[n]) for n in self._points[:points]]
         floors = floors_of(self._tree, self._contract, passed, self._plan.setup)
         following = self._points[points:]
         horizon = following[0] + 1 if following else len(operations)

@@ -19,14 +19,16 @@ FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 PAGE = 4096
 
-# What a call answers that was refused before it changed anything. Any other failure may have come half-way.
+# Only these change content step by step. Every other call is one transaction: where it fails, nothing has happened.
+_STEP_BY_STEP = (op.Write, op.Truncate, op.Fallocate, op.CopyRange)
+
+# And these they answer before they begin, because of what they were asked.
 _REFUSED = {
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EINVAL,
     errno.ELOOP,
-    errno.EEXIST,
     errno.EOPNOTSUPP,
     errno.EPERM,
     errno.EACCES,
@@ -34,8 +36,8 @@ _REFUSED = {
     errno.EXDEV,
     errno.ENAMETOOLONG,
     errno.EBADF,
-    errno.ENOTEMPTY,
     errno.EFBIG,
+    errno.ETXTBSY,
 }
 
 
@@ -52,8 +54,8 @@ class Replay:
         self.t = outcome.n + 1
         if outcome.ok:
             apply(operation, self, outcome)
-        elif outcome.errno not in _REFUSED or (isinstance(operation, op.Write) and operation.how == "mmap"):
-            self._half_way(operation)
+        elif isinstance(operation, _STEP_BY_STEP):
+            self._half_way(operation, outcome.errno)
 
     def name(self, path: str) -> Name:
         """The directory that holds `path`, and the name in it. The root itself is (ROOT, "")."""
@@ -93,10 +95,20 @@ class Replay:
         file.content.set(self.t, content)
         file.mtime.set(self.t, None)
 
-    def _half_way(self, operation: Operation) -> None:
-        for path in op.paths_of(operation):
-            if inode := self.inode(path):
-                self.tree.file(inode).uncertain = True
+    def _half_way(self, operation: op.Write | op.Truncate | op.Fallocate | op.CopyRange, error: int) -> None:
+        # A store to a mapping extends the file first, whatever comes of the mapping.
+        stored = isinstance(operation, op.Write) and operation.how == "mmap"
+        inode = self.inode(operation.new if isinstance(operation, op.CopyRange) else operation.path)
+        if not inode:
+            return
+        # ext4_fallocate and the write path call file_modified() before they look at the rest of what was asked.
+        self.tree.file(inode).mtime.set(self.t, None)
+        if stored or error not in _REFUSED:
+            self.doubt(self.tree.file(inode))
+
+    def doubt(self, file: File) -> None:
+        """From now on the file may hold more than we know of."""
+        file.uncertain = self.t if file.uncertain is None else file.uncertain
 
 
 def replay(operations: Sequence[Operation], outcomes: Sequence[Outcome]) -> Tree:
@@ -123,7 +135,7 @@ def _creat(operation: op.Creat, on: Replay, outcome: Outcome) -> None:
 @apply.register
 def _write(operation: op.Write, on: Replay, outcome: Outcome) -> None:
     file = on.file(operation.path)
-    offset = file.content.last.size if operation.append else operation.offset
+    offset = outcome.size - outcome.value if operation.append else operation.offset
     if operation.how == "mmap" and outcome.size > file.content.last.size:
         on.changed(file, file.content.last.resized(outcome.size))  # ftruncate first, then the store
     done = outcome.value
@@ -158,9 +170,11 @@ def _fallocate(operation: op.Fallocate, on: Replay, outcome: Outcome) -> None:
 
 @apply.register
 def _copy(operation: op.CopyRange, on: Replay, outcome: Outcome) -> None:
-    source, target = on.file(operation.path).content.last, on.file(operation.new)
+    source, target = on.file(operation.path), on.file(operation.new)
     if outcome.value:
-        data = source.read(operation.offset, outcome.value)
+        if source.uncertain is not None:
+            on.doubt(target)
+        data = source.content.last.read(operation.offset, outcome.value)
         end = operation.new_offset + outcome.value
         on.changed(target, target.content.last.written(operation.new_offset, data, outcome.size), end)
 

@@ -1,0 +1,164 @@
+"""`harness litmus`: which surprising outcomes each file system lets happen."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import click
+
+from harness.cli import exits, options
+from harness.cli.usage import nearest
+from harness.cli.verdicts import could_not_write
+from harness.errors import HarnessError, Misuse
+from harness.machine import requirements
+from harness.oracle.litmus_check import read_test, read_tests, surprise
+from harness.plan.litmus import Litmus
+from harness.reporting import json_report
+from harness.reporting.console import console
+from harness.reporting.litmus import LitmusPage, as_json, exit_code, progress
+from harness.trial.litmus import Bed, Cell, Configuration, configurations, save
+from harness.verdict import ExitCode
+
+_CANNOT = 126
+"""What a shell exits with for a command that could not be run: the replayed check then says UNKNOWN, not "wrong"."""
+
+
+@click.command("litmus", epilog=exits.epilog())
+@click.argument("path", default="scenarios/litmus")
+@click.option("--fs", "file_systems", metavar="NAME", multiple=True, help="Only this file system; may be repeated.")
+@click.option("--only", metavar="ID", multiple=True, help="Only this test (PA, ACVR, …); may be repeated.")
+@click.option(
+    "--repaired/--no-repaired",
+    default=None,
+    help="Only with, or only without, the fsync that the pattern lacks. [default: both]",
+)
+@click.option(
+    "--rounds",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="Record so often in each environment until the surprise is seen: some are races.",
+)
+@options.reports_option
+@options.report_options
+@click.option("--verify", metavar="FILE", hidden=True, help="The check of a bundle: is the surprise on the volume?")
+def command(
+    path: str,
+    file_systems: tuple[str, ...],
+    only: tuple[str, ...],
+    repaired: bool | None,
+    rounds: int,
+    reports: str,
+    json_path: str,
+    quiet: bool,
+    verbose: bool,  # noqa: ARG001 (its callback has done what it asks)
+    verify: str | None,
+) -> int:
+    """Run small file-system patterns (prefix-append, create and replace via rename, ordered overwrites, …) on each file
+    system and mount option, and say for each whether its surprising outcome can be found after a power cut, beside the
+    published results for Linux 4.1; and the same with the fsync that the pattern lacks.
+
+    PATH is a folder of litmus tests, or one test's .json file. [default: scenarios/litmus]
+    """
+    if verify:
+        return _verify(verify, repaired=bool(repaired))
+    tests = _chosen(read_tests(path), only)
+    columns = configurations(file_systems)
+    variants = _variants(tests, repaired)
+    for fs in dict.fromkeys(column.fs for column in columns):
+        requirements.require(fs)
+    return _run(columns, variants, rounds, reports, json_path, quiet=quiet)
+
+
+def _chosen(tests: list[Litmus], only: Sequence[str]) -> list[Litmus]:
+    known = [test.id for test in tests]
+    for wanted in only:
+        if wanted.upper() not in known:
+            hint = nearest(wanted.upper(), known)
+            raise Misuse(f"no litmus test {wanted}", (f"did you mean {hint}? " if hint else "") + ", ".join(known))
+    return [test for test in tests if not only or test.id in {wanted.upper() for wanted in only}]
+
+
+def _variants(tests: Sequence[Litmus], repaired: bool | None) -> list[tuple[Litmus, bool]]:
+    """Each test as it stands, then with its fsync, as asked for. Raises Misuse where that leaves nothing."""
+    wanted = (False, True) if repaired is None else (repaired,)
+    variants = [(test, variant) for test in tests for variant in wanted if test.repair or not variant]
+    if not variants:
+        why = "; ".join(f"{test.id}: {test.nothing_lacks}" for test in tests)
+        raise Misuse(f"none of these tests lacks an fsync ({why})", "leave --repaired out")
+    return variants
+
+
+def _run(
+    columns: Sequence[Configuration],
+    variants: Sequence[tuple[Litmus, bool]],
+    rounds: int,
+    reports: str,
+    json_path: str,
+    *,
+    quiet: bool,
+) -> ExitCode:
+    started = time.monotonic()
+    cells: list[Cell] = []
+    interrupted, saved = False, True
+    try:
+        for cell in _cells(columns, variants, rounds):
+            cells.append(cell)
+            saved &= _save(cell, reports)
+            if not quiet:
+                print(progress(cell), file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+    elapsed = time.monotonic() - started
+    code = ExitCode.INTERRUPTED if interrupted else exit_code(cells)
+    if cells:
+        out = console(sys.stderr if json_path == "-" else sys.stdout)
+        LitmusPage(out, brief=quiet).show(cells, elapsed)
+    if interrupted:
+        print("interrupted", file=sys.stderr)
+    written = _write(json_path, cells, code, elapsed)
+    return code if (saved and written) or code is not ExitCode.INTACT else ExitCode.UNKNOWN
+
+
+def _cells(columns: Sequence[Configuration], variants: Sequence[tuple[Litmus, bool]], rounds: int) -> Iterator[Cell]:
+    for column in columns:
+        with contextlib.closing(Bed(column, rounds=rounds)) as bed:
+            for test, repaired in variants:
+                yield bed.run(test, repaired=repaired)
+
+
+def _save(cell: Cell, reports: str) -> bool:
+    try:
+        save(cell, cell.configuration.settings, reports)
+    except OSError as error:
+        could_not_write("a bundle", reports, error)
+        return False
+    return True
+
+
+def _write(json_path: str, cells: Sequence[Cell], code: ExitCode, elapsed: float) -> bool:
+    if not json_path:
+        return True
+    try:
+        json_report.write(json_path, as_json(cells, code, elapsed))
+    except OSError as error:
+        could_not_write("the JSON report", json_path, error)
+        return False
+    return True
+
+
+def _verify(path: str, *, repaired: bool) -> int:
+    """As the check of a bundle, in the volume: 1 and what was found if the surprise is there."""
+    try:
+        predicate = read_test(path).surprise(repaired=repaired)
+        with open(os.environ["HARNESS_PROMISES"], "rb") as file:
+            promised = sum(1 for _ in file)
+        found = surprise(predicate, os.environ["HARNESS_VOLUME"], promised)
+    except (HarnessError, OSError, KeyError) as error:
+        print(f"it could not be verified: {error}", file=sys.stderr)
+        return _CANNOT
+    print(found or "the surprising outcome is not here")
+    return ExitCode.CORRUPTED if found else ExitCode.INTACT
