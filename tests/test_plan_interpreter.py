@@ -136,7 +136,7 @@ def test_no_access_time_moves(root: str) -> None:
     assert os.stat(f"{root}/foo").st_atime != 1
 
 
-def test_the_whole_machine_can_be_synced_and_its_caches_dropped(root: str) -> None:
+def test_the_volume_can_be_synced_and_the_caches_dropped(root: str) -> None:
     first, *_, last = done(
         root, op.Creat(path="foo"), op.Write(path="foo", length=5000), op.Sync(), op.Syncfs(), op.DropCaches()
     )

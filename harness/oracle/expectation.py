@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from harness.oracle.contracts import Contract
 from harness.oracle.floors import Floors
-from harness.oracle.history import SECTOR, ZEROS, Content, File, Name, Tree
+from harness.oracle.history import SECTOR, ZEROS, Content, File, History, Name, Tree
 from harness.oracle.recovered import WHOLE_MAX
 
 BLOCK = 4096
+
+Value = TypeVar("Value")
 
 
 class Version(NamedTuple):
@@ -17,6 +19,13 @@ class Version(NamedTuple):
 
     content: Content
     whole: bytes | None
+
+
+class Life(NamedTuple):
+    """A file by its number, and by the time before which that number was another's: of its content nothing may stay."""
+
+    inode: int
+    born: int = 0
 
 
 class Expectation:
@@ -33,6 +42,8 @@ class Expectation:
         # Not decorators: a cache on the class would keep every expectation alive.
         self.bindings = cache(self._bindings)
         self.name_sets = cache(self._name_sets)
+        self.kinds = cache(self._kinds)
+        self.life = cache(self._life)
         self.versions = cache(self._versions)
         self.sizes = cache(self._sizes)
         self.sector_values = cache(self._sector_values)
@@ -57,14 +68,33 @@ class Expectation:
     def _name_sets(self, inode: int) -> list[frozenset[Name]]:
         return self.file(inode).names.between(self.floors.of_names(inode), self.horizon)
 
-    def _versions(self, inode: int) -> list[Version]:
-        contents = self.file(inode).content.between(self.floors.of_data(inode), self.horizon)
+    def _kinds(self, inode: int) -> frozenset[str]:
+        return frozenset(self.file(inode).kind.between(0, self.horizon))
+
+    def _life(self, inode: int, name: Name) -> Life:
+        """The earliest life of this number in which it had that name. The first one begins with the volume."""
+        births = self.file(inode).kind.times
+        if len(births) <= 2:
+            return Life(inode)
+        lives = zip(births[1:], (*births[2:], self.horizon + 1), strict=True)
+        bound = self.tree.entries[name]
+        possible = (born for born, end in lives if inode in bound.within(born, min(end - 1, self.horizon)))
+        born = next(possible, 0)
+        return Life(inode, born if born != births[1] else 0)
+
+    def _between(self, history: History[Value], floor: int, born: int) -> list[Value]:
+        """The values from the floor, or from birth if that is later, to the horizon."""
+        return history.within(born, self.horizon) if born > floor else history.between(floor, self.horizon)
+
+    def _versions(self, life: Life) -> list[Version]:
+        contents = self._between(self.file(life.inode).content, self.floors.of_data(life.inode), life.born)
         return [Version(content, _whole(content)) for content in contents]
 
-    def _sizes(self, inode: int) -> "Sizes":
-        floor = self.floors.of_data(inode)
+    def _sizes(self, life: Life) -> "Sizes":
+        inode = life.inode
+        floor = max(self.floors.of_data(inode), life.born)
         file = self.file(inode)
-        exact = {version.content.size for version in self.versions(inode)}
+        exact = {version.content.size for version in self.versions(life)}
         growing = [(g.low, g.high) for g in file.growth if floor < g.t <= self.horizon]
         least = 0
         for t, size in self.floors.least_sizes.get(inode, ()):
@@ -73,19 +103,19 @@ class Expectation:
         ends = frozenset(end for t, end in file.ends if t <= self.horizon)
         return Sizes(frozenset(size for size in exact if size >= least), tuple(growing), least, ends)
 
-    def _sector_values(self, inode: int, number: int) -> frozenset[bytes]:
-        floor = self.floors.of_sector(inode, number)
-        file = self.file(inode)
-        values = {content.sector(number) for content in file.content.between(floor, self.horizon)}
+    def _sector_values(self, life: Life, number: int) -> frozenset[bytes]:
+        floor = self.floors.of_sector(life.inode, number)
+        file = self.file(life.inode)
+        values = {content.sector(number) for content in self._between(file.content, floor, life.born)}
         if any(floor < t <= self.horizon and number >= first for t, first in file.shifted):
+            # xfs moves the blocks one extent a transaction: what has been moved away and not yet moved in is a hole.
             values.add(ZEROS)
         return frozenset(values)
 
     def _modes(self, inode: int) -> frozenset[int]:
-        file = self.file(inode)
-        # What is found was made, so that it has a mode since then: inode and mode are written in one transaction.
-        floor = max(self.floors.of_attributes(inode), file.mode.began)
-        return frozenset(file.mode.between(floor, self.horizon))
+        mode = self.file(inode).mode
+        # What is found was made, so it has a mode since then: an inode and its mode are written in one transaction.
+        return frozenset(self._between(mode, self.floors.of_attributes(inode), mode.began))
 
     def _xattr_sets(self, inode: int) -> frozenset[frozenset[tuple[str, str]]]:
         return frozenset(self.file(inode).xattrs.between(self.floors.of_attributes(inode), self.horizon))

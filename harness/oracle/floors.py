@@ -20,6 +20,8 @@ class Floors:
         self._contract = contract
         self.everything = 0
         self.names: dict[int, int] = {}
+        self._named_by: dict[int, int] = {}
+        """When the names of a directory were promised that something in it needs: later than they were given."""
         self.entries: dict[Name, int] = {}
         self.data: dict[int, int] = {}
         self.attributes: dict[int, int] = {}
@@ -31,17 +33,26 @@ class Floors:
     def raise_all(self, t: int) -> None:
         """All that was done before t is durable."""
         self.everything = t
-        for floors in (self.names, self.entries, self.data, self.attributes, self.ranges, self.least_sizes):
+        named = (self.names, self._named_by, self.entries)
+        for floors in (*named, self.data, self.attributes, self.ranges, self.least_sizes):
             floors.clear()
 
     def of_names(self, inode: int) -> int:
         return self.names.get(inode, self.everything)
+
+    def names_promised(self, inode: int) -> int:
+        """The time of the call that the floor of its names comes from."""
+        return self._named_by.get(inode, self.of_names(inode))
 
     def of_entry(self, name: Name) -> int:
         return self.entries.get(name, self.everything)
 
     def of_data(self, inode: int) -> int:
         return self.data.get(inode, self.everything)
+
+    def of_size(self, inode: int) -> int:
+        """The time of the last call that made a size durable."""
+        return max([self.of_data(inode), *(t for t, _ in self.least_sizes.get(inode, ()))])
 
     def of_attributes(self, inode: int) -> int:
         return self.attributes.get(inode, self.everything)
@@ -88,6 +99,7 @@ class Floors:
             self.data[inode] = t
         if self._contract.fsync_names:
             self.names[inode] = t
+            self._named_by.pop(inode, None)
             for directory, _ in file.names.at(t):
                 self._reachable(directory, t)
 
@@ -98,6 +110,7 @@ class Floors:
             born = file.kind.set_at("dir", t)  # the number may be given out again later
             if self.of_names(inode) < born:
                 self.names[inode] = born
+                self._named_by[inode] = t
             inode = next((directory for directory, _ in file.names.at(t)), ROOT)
 
     def _range(self, inode: int, t: int, offset: int, length: int) -> None:

@@ -46,10 +46,19 @@ class History(Generic[Value]):
         later = [v for time, v in zip(self._times, self._values, strict=True) if first < time <= last]
         return [self.at(first), *later]
 
+    def within(self, first: int, last: int) -> list[Value]:
+        """All that it was set to from time `first` to time `last`."""
+        return [v for time, v in zip(self._times, self._values, strict=True) if first <= time <= last]
+
     def set_at(self, value: Value, upto: int) -> int:
         """The last time, `upto` at most, at which it got this value; -1 if it had not got it by then."""
         pairs = zip(reversed(self._times), reversed(self._values), strict=True)
         return next((time for time, known in pairs if known == value and time <= upto), -1)
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """When it was set, the beginning first."""
+        return tuple(self._times)
 
     @property
     def began(self) -> int:

@@ -1,21 +1,21 @@
 """The check of a plan: what its file system owes it, compared with what was recovered."""
 
-import errno
+import os
 from collections.abc import Sequence
 
 from harness.errors import BadLog
 from harness.oracle import works as usable
 from harness.oracle.checks import RecoveredState
 from harness.oracle.compare import Comparison
+from harness.oracle.contents import VOLUME_ERRORS
 from harness.oracle.contracts import contract_named
 from harness.oracle.expectation import Expectation
 from harness.oracle.floors import floors_of
 from harness.oracle.plan_model import replay
 from harness.oracle.recovered import walk
+from harness.oracle.wording import finding
 from harness.plan.plan import Outcome, Plan, persistence_points
 from harness.verdict import Finding, FindingKind
-
-_VOLUME_ERRORS = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
 
 
 class PlanCheck:
@@ -50,16 +50,19 @@ class PlanCheck:
         expected = self.expected(len(state.made))
         try:
             entries = list(walk(state.path))
-            found = Comparison(state.path, entries, expected, self._plan.all, self._fs).findings()
         except OSError as error:
-            if error.errno not in _VOLUME_ERRORS:
+            if error.errno not in VOLUME_ERRORS or not error.filename:
                 raise
-            summary = f"UNAVAILABLE {error.strerror}: the recovered volume cannot be read [rule reachable]"
-            return [Finding(kind=FindingKind.UNAVAILABLE, summary=summary, output=str(error))]
+            what = f"the directory cannot be read: {error.strerror}"
+            return [finding(FindingKind.UNAVAILABLE, os.path.relpath(error.filename, state.path), what, "reachable")]
+        found = Comparison(state.path, entries, expected, self._plan, self._fs).findings()
         return found or (usable.failures(state.path, entries) if self._works else [])
 
     def expected(self, points: int) -> Expectation:
-        """What may be found when so many persistence calls had returned."""
+        """What may be found when so many persistence calls had returned. Raises BadLog for more than there were."""
+        if points > len(self._points):
+            cause = f"{points} promises of a plan with {len(self._points)} persistence calls"
+            raise BadLog(cause, "give the log of this plan, and of nothing else")
         known = self._expected.get(points)
         if known is None:
             known = self._expected[points] = self._expectation(points)

@@ -11,6 +11,9 @@ from harness.oracle.history import ROOT, SECTOR, Name
 WHOLE_MAX = 1 << 20
 """Files up to so many bytes are read in one go."""
 
+LOST_AND_FOUND = "lost+found"
+"""In the root, the file system's own."""
+
 _CANNOT_REACH = (errno.ENOENT, errno.EUCLEAN, errno.EIO, errno.EBADMSG, errno.ESTALE)
 
 
@@ -30,23 +33,39 @@ class Entry(NamedTuple):
     def kind(self) -> str:
         if self.status is None:
             return ""
-        mode = self.status.st_mode
-        return "file" if stat.S_ISREG(mode) else "dir" if stat.S_ISDIR(mode) else "symlink"
+        return _KINDS.get(stat.S_IFMT(self.status.st_mode), "special file")
+
+
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 
 
 def walk(root: str) -> Iterator[Entry]:
-    """Every name below `root`, a directory before what is in it. Paths are relative. Raises OSError of readdir."""
+    """Every name below `root`, a directory before what is in it. Paths are relative. Raises OSError of readdir.
+
+    A directory that has several names, which no sound file system gives it, is entered once.
+    """
     waiting = [(ROOT, "")]
+    entered = set()
     while waiting:
         directory, path = waiting.pop()
         for name in sorted(os.listdir(f"{root}/{path}")):
             below = f"{path}/{name}" if path else name
-            if below == "lost+found":
-                continue  # the file system's own
+            if below == LOST_AND_FOUND:
+                continue
             entry = _entry(root, below, (directory, name))
-            if entry.kind == "dir":
+            if entry.kind == "dir" and entry.inode not in entered:
+                entered.add(entry.inode)
                 waiting.append((entry.inode, below))
             yield entry
+
+
+def root_of(root: str) -> Entry:
+    """The root itself, under the path `.`."""
+    return Entry(".", (ROOT, ""), os.lstat(root))
+
+
+def has_lost_and_found(root: str) -> bool:
+    return os.path.lexists(f"{root}/{LOST_AND_FOUND}")
 
 
 def _entry(root: str, path: str, name: Name) -> Entry:

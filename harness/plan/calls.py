@@ -309,14 +309,13 @@ def _sync_file_range(operation: op.SyncFileRange, volume: Volume) -> Done:
 
 
 @do.register(op.Syncfs)
-def _syncfs(_: op.Syncfs, volume: Volume) -> Done:
-    sync_file_system(volume.root)
-    return Done()
-
-
 @do.register(op.Sync)
-def _sync(_: op.Sync, __: Volume) -> Done:
-    os.sync()
+def _syncfs(_: op.Syncfs | op.Sync, volume: Volume) -> Done:
+    """syncfs(2) "is like sync(), but synchronizes just the filesystem" (sync(2)).
+
+    sync(2) itself would commit the volumes of all other workers too, in the middle of what they are recording.
+    """
+    sync_file_system(volume.root)
     return Done()
 
 

@@ -266,7 +266,7 @@ class Syncfs(_Operation, frozen=True, kw_only=True, tag="syncfs"):
 
 
 class Sync(_Operation, frozen=True, kw_only=True, tag="sync"):
-    """sync(2), which on Linux waits for the writes to be done."""
+    """sync(2), which on Linux waits for the writes to be done; of this volume alone, for others are none of ours."""
 
     def __str__(self) -> str:
         return "sync"

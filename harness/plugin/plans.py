@@ -96,7 +96,10 @@ class PlanJudge:
             its = found.deeper or recording
             content = bundles.pack(its, settings, state=found.state, finding=found.finding, plan=plan)
             name = f"{settings.fs}-{found.finding.kind.lower()}-{_test_name()}{bundles.SUFFIX}"
-            found.bundle = bundles.save(os.path.join(self._reports, name), content)
+            try:
+                found.bundle = bundles.save(os.path.join(self._reports, name), content)
+            except OSError as error:
+                report.notes.append(f"the bundles could not be saved: {error}")
         text = failure_text(title_of(report), report, recording, settings, report.scope)
         return "\n".join([text, "plan", *plan.lines()])
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 import harness
 from harness.campaign.enumerating import Distinct, Enumerated, Progress, Request
-from harness.plan.enumeration import differences
+from harness.plan import enumeration
 from harness.reporting.facts import facts_of
 from harness.reporting.progress import LiveLine
 from harness.reporting.terminal import Page, replay_command
@@ -44,12 +44,22 @@ def show(out: Console, outcome: Enumerated, request: Request, *, verbose: bool) 
     page.field("states", _states(outcome, request))
     page.field("speed", _speed(outcome))
     page.field("results", outcome.path)
-    page.block("counts", differences(request.ops))
+    page.block("counts", _counts(request))
     for number, distinct in enumerate(outcome.distinct[:_SHOWN_MAX], 1):
         page.line()
         _finding(page, number, distinct, request)
     if len(outcome.distinct) > _SHOWN_MAX:
         page.line(f"and {count(len(outcome.distinct) - _SHOWN_MAX, 'further kind')} of finding, in {outcome.path}")
+
+
+def _counts(request: Request) -> list[str]:
+    """How many sequences there are, beside what the published generator makes of the same bounds."""
+    ours = enumeration.total(request.ops, request.nested, wide=request.wide)
+    if request.nested or request.wide:
+        return [f"{ours:,} sequences within these bounds, which are wider than the published ones"]
+    published = enumeration.PUBLISHED.get(request.ops)
+    beside = f"{published:,} published" if published else "no number published"
+    return [f"{ours:,} sequences within the bounds, {beside}", *enumeration.differences(request.ops)]
 
 
 def _headline(outcome: Enumerated) -> str:
