@@ -22,12 +22,16 @@ from harness.trial.judging import Judge
 from harness.trial.lab import Judgement, Lab, open_labs
 from harness.trial.plans import plan_checker
 from harness.trial.report import Report
+from harness.trial.shrink import shrink_state
 from harness.verdict import Verdict
 
 MAX_STATES = 100
 """Crash states a plan is judged by, where nobody says otherwise: Hypothesis draws many plans."""
 
 _RERUNS = 3
+_LOST_FEW = 2
+"""A state that lost so few writes is small enough; Hypothesis meets many on its way to the smallest plan."""
+
 _REMEMBERED_MAX = 20_000
 
 
@@ -89,7 +93,12 @@ class PlanJudge:
     def _shown(self, lab: Lab, judgement: Judgement, settings: Settings) -> str:
         plan, report, recording = judgement.plan, judgement.report, judgement.recording
         assert recording is not None
-        Judge(recording, settings, plan_checker(plan, recording, settings.contract)).confirm(report)
+        judge = Judge(recording, settings, plan_checker(plan, recording, settings.contract))
+        for found in report.found:
+            if found.lost > _LOST_FEW and found.deeper is None:
+                found.state = shrink_state(judge, found.finding, found.state)
+                found.lost = judge.lost(found.state)
+        judge.confirm(report)
         again = sum(lab.judge(plan).report.verdict is report.verdict for _ in range(_RERUNS))
         report.notes.append(f"recorded anew {_RERUNS} times, the verdict was the same {again} times")
         for found in report.found:
