@@ -122,6 +122,7 @@ UNAVAILABLE = FindingKind.UNAVAILABLE
 GONE, OLD_NAME = at(os.unlink, "/foo"), at(os.link, "/foo", "/bar")
 IN_A: list[Operation] = [A, op.Creat(path="A/foo"), op.Fsync(path="A/foo")]
 TWICE: list[Operation] = [FOO, WRITE, WRITE, FSYNC]
+MOVE: list[Operation] = [op.Rename(path="foo", new="A/foo")]
 IN_PART: list[Operation] = [FOO, op.Write(path="foo", length=16384)]
 
 MUTANTS = [
@@ -231,6 +232,10 @@ MUTANTS = [
     Mutant(
         "two-places-after-fsync", META, "atomic-names", [FOO, RENAME, op.Fsync(path="bar")], at(os.link, "/bar", "/foo")
     ),
+    Mutant(
+        "two-places-on-btrfs", META, "atomic-names", MOVE, at(os.link, "/A/foo", "/foo"), setup=[FOO, A], fs="btrfs"
+    ),
+    Mutant("nowhere-on-btrfs", LOST, "atomic-names", MOVE, at(os.unlink, "/A/foo"), setup=[FOO, A], fs="btrfs"),
     Mutant("nowhere", LOST, "atomic-names", [RENAME], at(os.unlink, "/bar"), setup=[FOO]),
     Mutant(
         "exchange-half-done",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_support import CAREFUL, CARELESS, bundle_of, harness, place_app
 
-from harness.settings import DECLARED
+from harness.settings import DECLARED, OF_PLANS
 from harness.verdict import ExitCode
 
 # Another user, without any group or capability of root.
@@ -105,13 +105,14 @@ def test_damaged_foreign_and_newer_bundles(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_its_option_and_its_help(tmp_path: Path) -> None:
-    shown = " ".join(harness("check", "--help", cwd=tmp_path).out.split())
-    for declared in DECLARED.values():
-        assert declared.flag in shown
-        assert " ".join(declared.help.split()) in shown
+    for command, names in (("check", set(DECLARED) - set(OF_PLANS)), ("plan", set(DECLARED))):
+        shown = " ".join(harness(command, "--help", cwd=tmp_path).out.split())
+        for declared in map(DECLARED.__getitem__, names):
+            assert declared.flag in shown
+            assert " ".join(declared.help.split()) in shown
 
 
-@pytest.mark.parametrize("command", ["", "check", "judge", "replay", "run"])
+@pytest.mark.parametrize("command", ["", "check", "judge", "plan", "enumerate", "litmus", "shrink", "replay", "run"])
 def test_exit_codes_stand_in_the_help(command: str, tmp_path: Path) -> None:
     ran = harness(*filter(None, [command]), "--help", cwd=tmp_path)
     assert ran.status == 0

@@ -3,7 +3,7 @@
 import errno
 
 import pytest
-from oracle_told import BAR, FOO, FSYNC, SYNC, A, check, creat, expected, in_root, name_sets, ok, write
+from oracle_told import BAR, FOO, FSYNC, SYNC, A, B, check, creat, expected, in_root, name_sets, ok, write
 
 from harness.errors import BadLog, InternalError, Misuse
 from harness.oracle.checks import RecoveredState
@@ -144,6 +144,24 @@ def test_a_synchronous_write_stays_promised_when_blocks_are_moved_behind_it() ->
 def test_sync_file_range_promises_nothing() -> None:
     found = expected(creat("foo", FOO), write("foo", FOO, 100), ok(op.SyncFileRange(path="foo", length=100)))
     assert found.sizes(Life(FOO)).exact == {0, 100} and found.bindings((ROOT, "foo")) == {0, FOO}
+
+
+def test_directories_may_be_of_different_times_but_a_rename_is_in_both_or_in_neither() -> None:
+    """On btrfs fsync of one directory need not bring along what happened in another before it."""
+    told = (
+        *(creat("foo", FOO), ok(op.Mkdir(path="A"), inode=A), ok(op.Mkdir(path="B"), inode=B)),
+        *(ok(op.Link(path="foo", new="A/foo"), inode=FOO), SYNC),
+        ok(op.Unlink(path="A/foo")),
+        ok(op.Link(path="foo", new="B/foo"), inode=FOO),
+        ok(op.Rename(path="B/foo", new="A/bar"), inode=FOO),
+    )
+    found = expected(*told)
+    top, in_a, in_b, moved = (ROOT, "foo"), (A, "foo"), (B, "foo"), (A, "bar")
+    possible = [{top, in_a}, {top}, {top, in_b}, {top, moved}, {top, in_a, in_b}]
+    assert all(found.names_may_be(FOO, frozenset(names)) for names in possible)
+    impossible = [set(), {in_a}, {top, in_b, moved}, {top, in_a, moved}, {top, (ROOT, "other")}]
+    assert not any(found.names_may_be(FOO, frozenset(names)) for names in impossible)
+    assert not found.names_may_be(A, frozenset()) and found.names_may_be(A, in_root("A"))
 
 
 # Wrong questions.

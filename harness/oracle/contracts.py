@@ -54,7 +54,8 @@ _RULES = (
     ),
     Rule(
         "atomic-names",
-        "A file has the names that it had at one moment: never in two places after one rename, never nowhere.",
+        "A file has the names that it had at one moment (on btrfs: one for each directory, a rename between two of "
+        "them in both or in neither): never in two places after one rename, never nowhere.",
         "rename(2): newpath is “atomically replaced”; generic/322, 336, 341, 510, 640",
     ),
     Rule(

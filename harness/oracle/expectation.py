@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise, product
 from typing import NamedTuple, TypeVar
 
 from harness.oracle.contracts import Contract
@@ -67,6 +68,27 @@ class Expectation:
 
     def _name_sets(self, inode: int) -> list[frozenset[Name]]:
         return self.file(inode).names.between(self.floors.of_names(inode), self.horizon)
+
+    def names_may_be(self, inode: int, found: frozenset[Name]) -> bool:
+        """Whether a file may have these names where each directory may be as it was at a time of its own.
+
+        An operation that changed two directories, a rename, is seen in both or in neither.
+        """
+        names, floor = self.file(inode).names, self.floors.of_names(inode)
+        times = [floor, *(t for t in names.times if floor < t <= self.horizon)]
+        bound = [names.at(t) for t in times]
+        directories = sorted({name[0] for each in (found, *bound) for name in each})
+        together = [
+            (n, {name[0] for name in before ^ after}) for n, (before, after) in enumerate(pairwise(bound), start=1)
+        ]
+        as_found = [[n for n, each in enumerate(bound) if _in(each, d) == _in(found, d)] for d in directories]
+        return any(
+            all(
+                len({n >= at for d, n in zip(directories, chosen, strict=True) if d in both}) < 2
+                for at, both in together
+            )
+            for chosen in product(*as_found)
+        )
 
     def _kinds(self, inode: int) -> frozenset[str]:
         return frozenset(self.file(inode).kind.between(0, self.horizon))
@@ -147,6 +169,10 @@ class Sizes(NamedTuple):
             return True
         between = any(low <= size <= high for low, high in self.growing)
         return between and size >= self.least and (size % BLOCK == 0 or size in self.ends)
+
+
+def _in(names: frozenset[Name], directory: int) -> frozenset[Name]:
+    return frozenset(name for name in names if name[0] == directory)
 
 
 def _whole(content: Content) -> bytes | None:

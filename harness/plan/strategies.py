@@ -36,9 +36,12 @@ def register_profiles() -> None:
     """Hypothesis profiles dev, ci (the same plans in each run) and soak, for `--hypothesis-profile` or load_profile."""
     # To run a plan takes much longer than to draw one, on a volume that a fixture may hold for all of them.
     slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    settings.register_profile("dev", deadline=None, suppress_health_check=slow)
+    # Where CI is set Hypothesis has loaded a profile of its own, without chance or memory: it must not be inherited.
+    plain = settings.get_profile("default")
+    settings.register_profile("dev", plain, deadline=None, suppress_health_check=slow)
     settings.register_profile(
         "ci",
+        plain,
         deadline=None,
         suppress_health_check=slow,
         derandomize=True,
@@ -47,7 +50,7 @@ def register_profiles() -> None:
         database=None,
     )
     settings.register_profile(
-        "soak", deadline=None, suppress_health_check=slow, max_examples=SOAK_EXAMPLES, print_blob=True
+        "soak", plain, deadline=None, suppress_health_check=slow, max_examples=SOAK_EXAMPLES, print_blob=True
     )
 
 
