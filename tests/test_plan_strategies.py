@@ -66,7 +66,7 @@ def test_lengths_that_make_no_sense_are_refused(asked: int | tuple[int, int]) ->
 
 
 def test_every_kind_of_operation_is_drawn() -> None:
-    many = [operation for plan in drawn(plans(), 1000) for operation in plan.all]
+    many = [operation for plan in drawn(plans(), 3000) for operation in plan.all]
     assert {type(operation) for operation in many} == set(typing.get_args(Operation))
     assert {each.how for each in many if isinstance(each, op.Write)} == set(typing.get_args(op.How))
     assert {each.mode for each in many if isinstance(each, op.Fallocate)} == set(typing.get_args(op.FallocateMode))
