@@ -1,8 +1,10 @@
 """Judging: nothing that could not be judged is counted as intact, and every state gets a disk of its own."""
 
 import contextlib
+import io
 import os
 import random
+import signal
 import time
 
 import pytest
@@ -250,3 +252,38 @@ def test_a_loop_disk_is_a_fresh_one_each_time(careful: Recording) -> None:
             assert device.read() == bytes(image)
         dirty(path, chance)
     scratch.close()
+
+
+class _Interrupting(io.StringIO):
+    """Forking a process, we flush our streams first, with all signals held back: the Ctrl-C comes right there."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._left = at
+
+    def flush(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_ctrl_c_while_a_worker_is_being_made_ends_it(
+    careful: Recording, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a worker belonged to nobody, held its zram device, and whoever waited for the device waited for ever."""
+
+    def too_late(_number: int, _frame: object) -> None:
+        raise AssertionError("the judge hangs")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    judge = judge_with(careful)
+    signal.alarm(20)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", _Interrupting(at))
+            report = judge.all()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert report.interrupted or report.judged == report.selected

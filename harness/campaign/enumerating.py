@@ -82,7 +82,9 @@ class Enumerated(msgspec.Struct, kw_only=True):
         """INTACT only if every sequence was judged and none showed anything."""
         verdicts = {result.verdict for result in self.results}
         if Verdict.CORRUPTED in verdicts:
-            return Verdict.CORRUPTED
+            # What no fresh disk showed again, or what a check said that rejects the uncut volume too, is no conviction.
+            taken_back = self.distinct and all(each.found.finding.verdict is Verdict.UNKNOWN for each in self.distinct)
+            return Verdict.UNKNOWN if taken_back else Verdict.CORRUPTED
         return Verdict.INTACT if self.complete and verdicts == {Verdict.INTACT} else Verdict.UNKNOWN
 
     @property
@@ -180,7 +182,7 @@ def explain(distinct: Distinct, lab: Lab, settings: Settings, reports: str) -> N
     if found.deeper is None:
         found.state = shrink_state(judge, found.finding, found.state)
         found.lost = judge.lost(found.state)
-    judge.confirm(msgspec.structs.replace(judgement.report, found=[found]))
+    judge.confirm_soundly(msgspec.structs.replace(judgement.report, found=[found]))
     content = bundles.pack(its, settings, state=found.state, finding=found.finding, plan=judgement.plan)
     name = f"{its.spec.fs}-{found.finding.kind.lower()}-{found.state.name[:10]}-{distinct.first.id}{bundles.SUFFIX}"
     found.bundle = bundles.save(os.path.join(reports, name), content)

@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from harness.closing import Closing
@@ -21,7 +21,7 @@ from harness.machine import mounts, syscalls
 from harness.machine.process import wait_readable
 from harness.machine.shell import OUTPUT_MAX, ShellResult, run_shell
 
-__all__ = ["CRASHED", "OUTPUT_MAX", "Init", "ShellResult", "run_shell", "spawn_init"]
+__all__ = ["CRASHED", "OUTPUT_MAX", "Init", "ShellResult", "interrupts_held", "run_shell", "spawn_init"]
 
 CRASHED = 70
 """Exit status of an init whose main raised: EX_SOFTWARE of sysexits.h."""
@@ -72,6 +72,20 @@ class Init(Closing):
             self._pidfd = -1
 
 
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block: by then whoever is to close what was begun in it holds it.
+
+    An exception keeps the frames alive that it passed through, and what they had just made: processes whose end others
+    wait for while the exception is on its way.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def spawn_init(main: Callable[[], int], *, name: str = "harness-init", mounts: bool = True) -> Init:
     """Run `main` in a forked child that is pid 1 of a new PID namespace; its return value is the exit status.
 
@@ -86,15 +100,22 @@ def spawn_init(main: Callable[[], int], *, name: str = "harness-init", mounts: b
     parent = os.pidfd_open(os.getpid())
     # No signal may strike between fork and the child's own set-up, nor leave us with the namespace half changed.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    init: Init | None = None
     try:
         pid = _fork_into_namespace(own)
         if pid == 0:
             _be_init(main, name, mounts, own, parent)
-        return Init(pid)
+        init = Init(pid)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(parent)
         os.close(own)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except BaseException:  # a Ctrl-C that waited: nobody would ever end the child
+            if init:
+                init.close()
+            raise
+    return init
 
 
 def _fork_into_namespace(own: int) -> int:

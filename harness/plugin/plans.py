@@ -98,7 +98,7 @@ class PlanJudge:
             if found.lost > _LOST_FEW and found.deeper is None:
                 found.state = shrink_state(judge, found.finding, found.state)
                 found.lost = judge.lost(found.state)
-        judge.confirm(report)
+        judge.confirm_soundly(report)
         again = sum(lab.judge(plan).report.verdict is report.verdict for _ in range(_RERUNS))
         report.notes.append(f"recorded anew {_RERUNS} times, the verdict was the same {again} times")
         for found in report.found:

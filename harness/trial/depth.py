@@ -20,28 +20,30 @@ from harness.oracle.examine import harness_fault
 from harness.plan.plan import OUTCOME, START
 from harness.settings import Settings
 from harness.trial.bench import Bench
-from harness.trial.recording import ChosenState, Recording, lost_atoms
+from harness.trial.recording import ChosenState, Recording, lost_atoms, walk
 from harness.trial.report import Deep, DeepFinding, signature
 from harness.verdict import Finding
 from harness.volume import RecordedVolume
 
 _PIECE = 1 << 20
+_STATES_MIN = 4
+"""So many states of each recovery, whatever the budget."""
 
 
 class Recoveries:
     """Judges the recoveries of a recording's crash states, in the order of the states; lives in a judge's worker."""
 
-    def __init__(self, recording: Recording, space: StateSpace, settings: Settings, budget: int) -> None:
-        """`budget`: at most so many states of each recovery."""
+    def __init__(self, recording: Recording, space: StateSpace, settings: Settings, count: int) -> None:
+        """`count`: of how many crash states. Their recoveries share `settings.max_states`, but get a few each."""
         workspace = mounts.enter_private_mounts()
         self._recording = recording
         self._settings = settings
-        self._budget = budget
+        self._budget = max(_STATES_MIN, settings.max_states // max(1, count))
         self._disk = recording.base.copy("crashed")
         self._builder = DiskBuilder(space, self._disk.map)
         self._bench = Bench(recording.spec, recording.base, workspace, None, None, fsck=settings.fsck)
 
-    def judge(self, index: int, state: CrashState, checker: Checker | None) -> Deep:
+    def judge(self, state: CrashState, checker: Checker | None) -> Deep:
         """Let the kernel recover `state` once more, recorded; judge every selected cut of that.
 
         Raises what recording a volume raises: then nothing is known of this recovery.
@@ -50,7 +52,7 @@ class Recoveries:
         both = self._recorded(state)
         space = both.space(self._settings)
         selection = space.states(self._budget, self._settings.seed)
-        states = sorted(selection.states, key=lambda each: (each.epoch, each.kept, each.cut))
+        states = walk(selection.states)
         self._bench.load(both, space, states, checker)
         found: dict[object, DeepFinding] = {}
         for number, second in enumerate(states):
@@ -59,7 +61,7 @@ class Recoveries:
                 if known:
                     found[signature(finding)] = msgspec.structs.replace(known, states=known.states + 1)
                 else:
-                    found[signature(finding)] = _deep(index, finding, both, space, second)
+                    found[signature(finding)] = _deep(state, finding, both, space, second)
         return Deep(len(states), f"{space.allowed:x}", selection.complete, list(found.values()))
 
     def _recorded(self, state: CrashState) -> Recording:
@@ -94,7 +96,7 @@ class DeepBench:
         found = self._bench.judge(index)
         if not found:
             try:
-                self._deep.append(self._recoveries.judge(index, self._states[index], self._checker))
+                self._deep.append(self._recoveries.judge(self._states[index], self._checker))
             except HarnessError as error:
                 return [harness_fault(error)]
         return found
@@ -105,9 +107,9 @@ class DeepBench:
         return deep
 
 
-def _deep(index: int, finding: Finding, both: Recording, space: StateSpace, state: CrashState) -> DeepFinding:
+def _deep(first: CrashState, finding: Finding, both: Recording, space: StateSpace, state: CrashState) -> DeepFinding:
     return DeepFinding(
-        first=index,
+        first_cut=first.cut,
         finding=finding,
         log=bytes(both.log.view[: both.log.size]),
         begin=both.begin,

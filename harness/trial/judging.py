@@ -19,7 +19,7 @@ from harness.settings import Settings
 from harness.trial.bench import Bench
 from harness.trial.depth import DeepBench, Recoveries
 from harness.trial.devices import scratch_devices, workers_wanted
-from harness.trial.recording import Recording, lost_atoms, whole
+from harness.trial.recording import Recording, lost_atoms, walk, whole
 from harness.trial.report import Deep, Found, Report, Tally
 from harness.trial.report import Recoveries as Recovered
 from harness.trial.workers import BenchMaker, Pool, Worker, hung
@@ -27,7 +27,6 @@ from harness.verdict import Finding, Verdict
 
 PATIENCE_SECONDS = 30.0
 _CONFIRMATIONS = 3
-RECOVERY_STATES_MIN = 4
 
 CheckerFactory = Callable[[Workspace], Checker | None]
 
@@ -91,8 +90,7 @@ class Judge:
     def all(self) -> Report:
         """Judge every selected state. Ctrl-C ends it early: the report says so and is never INTACT."""
         selection = select(self.space, self._settings)
-        # Neighbours in this order differ in few writes, which makes the next disk cheap to build.
-        states = sorted(selection.states, key=lambda state: (state.epoch, state.kept, state.cut))
+        states = walk(selection.states)
         log = self._recording
         report = Report(
             model=self._settings.model,
@@ -117,6 +115,17 @@ class Judge:
             report.interrupted = True
         scorer.close()
         return report
+
+    def confirm_soundly(self, report: Report) -> None:
+        """The same, the control first: where that fails the check is wrong, and what it found is UNKNOWN."""
+        try:
+            self.control()
+        except CheckUnsound as error:
+            report.notes.append(error.cause)
+            for found in report.found:
+                found.finding = msgspec.structs.replace(found.finding, verdict=Verdict.UNKNOWN)
+            return
+        self.confirm(report)
 
     def confirm(self, report: Report) -> None:
         """Judge each finding's best state again on fresh disks. One that never comes back is UNKNOWN."""
@@ -145,8 +154,7 @@ class Judge:
         return bench
 
     def _deep_bench(self, states: Sequence[CrashState], device: zram.ZramDevice | None) -> DeepBench:
-        share = max(RECOVERY_STATES_MIN, self._settings.max_states // max(1, len(states)))
-        recoveries = Recoveries(self._recording, self.space, self._settings, share)
+        recoveries = Recoveries(self._recording, self.space, self._settings, len(states))
         bench = self.bench(states, device)
         return DeepBench(bench, recoveries, states, self._checker(self._workspace))
 

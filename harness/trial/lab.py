@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.machine import mounts, zram
 from harness.machine.image import Image
 from harness.machine.remote import Remote
+from harness.machine.sandbox import interrupts_held
 from harness.machine.tracing import Tracepoint
 from harness.oracle.examine import harness_fault
 from harness.plan.interpreter import Writer
@@ -26,9 +27,9 @@ from harness.settings import Settings
 from harness.trial.bench import Bench
 from harness.trial.depth import DeepBench, Recoveries
 from harness.trial.devices import scratch_devices
-from harness.trial.judging import PATIENCE_SECONDS, RECOVERY_STATES_MIN, select
+from harness.trial.judging import PATIENCE_SECONDS, select
 from harness.trial.plans import plan_check, record_on
-from harness.trial.recording import ChosenState, Recording, lost_atoms
+from harness.trial.recording import ChosenState, Recording, lost_atoms, walk
 from harness.trial.report import Deep, Found, Report, Tally
 from harness.trial.report import Recoveries as Recovered
 from harness.trial.workers import hung
@@ -150,8 +151,9 @@ class Lab(Closing):
                 return msgspec.msgpack.decode(told, type=Answer)
         status = self._remote.init.poll()
         why = hung(self.patience) if status is None else _died(status)
-        self._remote.close()
-        self._remote = self._start()
+        with interrupts_held():
+            self._remote.close()
+            self._remote = self._start()
         return Answer(trouble=why)
 
     def close(self) -> None:
@@ -166,7 +168,9 @@ def open_labs(settings: Settings, count: int) -> Iterator[list[Lab]]:
     with contextlib.ExitStack() as stack:
         base = make_base(spec)
         devices, tracepoint = scratch_devices(stack, settings, spec, count)
-        yield [stack.enter_context(Lab(settings, base, device, tracepoint)) for device in devices]
+        with interrupts_held():
+            labs = [stack.enter_context(Lab(settings, base, device, tracepoint)) for device in devices]
+        yield labs
 
 
 def _died(status: int) -> Finding:
@@ -244,14 +248,13 @@ class _Worker:
         settings = self._settings
         space = recording.space(settings)
         selection = select(space, settings)
-        states = sorted(selection.states, key=lambda state: (state.epoch, state.kept, state.cut))
+        states = walk(selection.states)
         checker = plan_check(plan, recording, settings.contract)
         self._bench.load(recording, space, states, checker)
         bench: Bench | DeepBench = self._bench
         recoveries: Recoveries | None = None
         if settings.depth > 1:
-            share = max(RECOVERY_STATES_MIN, settings.max_states // max(1, len(states)))
-            recoveries = Recoveries(recording, space, settings, share)
+            recoveries = Recoveries(recording, space, settings, len(states))
             bench = DeepBench(self._bench, recoveries, states, checker)
         tally = Tally()
         answer = Answer(selected=len(states), allowed=f"{space.allowed:x}", complete=selection.complete)

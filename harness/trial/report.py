@@ -30,8 +30,8 @@ class Found(msgspec.Struct, kw_only=True):
 class DeepFinding(msgspec.Struct, frozen=True, array_like=True):
     """What is wrong after a second crash: the log of both crashes in one, and the state of it."""
 
-    first: int
-    """Index of the first crash's state."""
+    first_cut: int
+    """The power went first after so many events of the workload's log."""
     finding: Finding
     log: bytes
     begin: int
@@ -42,7 +42,7 @@ class DeepFinding(msgspec.Struct, frozen=True, array_like=True):
 
     def found(self, first: Recording) -> "Found":
         """As an entry of the report; `first` is the recording whose recovery it is about."""
-        note = "second crash: the power went again while the kernel recovered the volume, or soon after"
+        note = f"second crash: the power went after event {self.first_cut} of the workload, and again in the recovery"
         both = first._replace(log=BlockLog.parse(self.log), begin=self.begin, end=self.end, notes=(*first.notes, note))
         return Found(finding=self.finding, state=self.state.state(), lost=self.lost, states=self.states, deeper=both)
 

@@ -12,6 +12,7 @@ import msgspec
 from harness.closing import Closing
 from harness.machine import zram
 from harness.machine.remote import Remote
+from harness.machine.sandbox import interrupts_held
 from harness.oracle.examine import harness_fault
 from harness.trial.report import Deep
 from harness.verdict import Finding, FindingKind, Verdict
@@ -175,8 +176,9 @@ class Pool:
             self._close()
 
     def _start(self, device: zram.ZramDevice | None) -> None:
-        worker = Worker(self._make_bench, device)
-        self._workers.append(worker)
+        with interrupts_held():
+            worker = Worker(self._make_bench, device)
+            self._workers.append(worker)
         for _ in range(2):  # one in work and one in hand, so that no worker waits for us
             self._feed(worker)
 
@@ -234,8 +236,9 @@ class Pool:
         self._todo.clear()
 
     def _close(self) -> None:
-        for worker in self._workers:
-            worker.close()
+        with interrupts_held():
+            for worker in self._workers:
+                worker.close()
 
 
 def _without(chunks: Sequence[Chunk], index: int) -> list[Chunk]:
