@@ -285,7 +285,8 @@ def test_a_closed_writer_has_no_child(root: str) -> None:
 PARENT = """
 import sys, time
 from harness.plan.interpreter import Writer
-print(Writer("/").pid, flush=True)
+writer = Writer("/")  # kept: one that is let go of ends its child
+print(writer.pid, flush=True)
 time.sleep(60)
 """
 
