@@ -41,6 +41,8 @@ PREFIXES = (PROMISE, JSON, OPERATION)
 
 BEGIN = b"begin"
 END = b"end"
+FAULT = b"fault: "
+"""What a mark begins with where a device did something else than it was asked for."""
 LIED = b"flush acknowledged, not done"
 """Where a lying engine was asked for a flush."""
 

@@ -10,11 +10,15 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from typing import NoReturn
+
+import msgspec
 
 from harness.blocklog import BlockLog
 from harness.closing import Closing
 from harness.engine.messages import Frames
+from harness.engine.rules import Count, Rule, checked
 from harness.engine.server import LOG_SLACK, Server
 from harness.engine.status import Status
 from harness.errors import BoundExceeded, EngineLost, HarnessError, InternalError
@@ -39,7 +43,9 @@ class Engine(Closing):
     The log lives in memory that both processes share: it stays readable when the engine is gone, however it ended.
     """
 
-    def __init__(self, pid: int, mount_dir: str, log: Image, log_max: int, status: Status) -> None:
+    def __init__(
+        self, pid: int, mount_dir: str, log: Image, log_max: int, status: Status, news: int, size: int, sector: int
+    ) -> None:
         self.pid = pid
         self.mount_dir = mount_dir
         self.disk_path = f"{mount_dir}/disk"
@@ -52,6 +58,10 @@ class Engine(Closing):
         self._mark_fd = -1
         self._mounted = True
         self._mark_lock = threading.Lock()
+        self._news = news
+        self._size = size
+        self._sector = sector
+        self._rules = 0
 
     @property
     def log(self) -> mmap.mmap:
@@ -105,6 +115,48 @@ class Engine(Closing):
             raise self.trouble() or EngineLost(f"the engine refused a mark: {error}", "run it again") from error
         if sent != len(message):
             raise self.trouble() or EngineLost("the engine took half a mark", "run it again")
+
+    def arm(self, rules: Sequence[Rule]) -> None:
+        """From here on these rules hold, and no others; their counts begin at 0. What a rule held is done now.
+
+        Raises Misuse for rules that have no meaning on this disk, EngineLost when nobody answers.
+        """
+        checked(rules, self._size, self._sector)
+        message = Frames.pack(msgspec.json.encode(list(rules)))
+        try:
+            fd = os.open(f"{self.mount_dir}/control", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(fd, message, 0)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self.trouble() or EngineLost(f"the engine refused an order: {error}", "run it again") from error
+        if rules:
+            self._rules = len(rules)
+
+    def heal(self) -> None:
+        """No rule holds any more, and what was held is done. The counts stay."""
+        self.arm([])
+
+    def counts(self) -> list[Count]:
+        """What each of the rules that were armed last has met. Also when the engine is gone."""
+        return self.status.counts(self._rules)
+
+    def await_hit(self, seconds: float) -> bool:
+        """Wait, at most so long, until a rule acts on a request. Each hit is told once. True too if the engine died."""
+        if not wait_readable(self._news, seconds):
+            return False
+        os.read(self._news, 1)
+        return True
+
+    def halt(self) -> None:
+        """SIGSTOP: it answers nothing until `go_on`. The harness itself must not touch the volume meanwhile."""
+        signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
 
     def stop(self) -> None:
         """Unmount and let it end; what does not end in time is killed. The log stays. Idempotent.
@@ -175,13 +227,14 @@ class Engine(Closing):
     def _reap(self) -> None:
         self.exit_status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         os.close(self._pidfd)
-        self._pidfd = -1
+        os.close(self._news)
+        self._pidfd = self._news = -1
 
 
-def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str, lies: bool = False) -> Engine:
+def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str, rules: Sequence[Rule] = ()) -> Engine:
     """Fork an engine that serves `base` (never written) as a disk with blocks of `sector_size` bytes on `mount_dir`.
 
-    `lies`: it acknowledges flushes and does not do them.
+    `rules`: what is wrong with the disk from the start.
 
     `mount_dir` must lie in this process's private mount namespace. The log takes at most `log_max` bytes of memory,
     as far as it is filled. The engine lives no longer than the calling *thread*. Threads may run meanwhile.
@@ -190,13 +243,13 @@ def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str,
     os.close(fuse.open_connection())
     log = Image.create(log_max + LOG_SLACK, "log")
     try:
-        return _start(base, log, log_max, sector_size, mount_dir, lies)
+        return _start(base, log, log_max, sector_size, mount_dir, rules)
     except BaseException:
         log.close()
         raise
 
 
-def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: str, lies: bool) -> Engine:
+def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: str, rules: Sequence[Rule]) -> Engine:
     status = Status(log.map)
     parent = os.pidfd_open(os.getpid())
     up, announce = os.pipe()
@@ -205,9 +258,10 @@ def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: s
     try:
         pid = _fork()
         if pid == 0:
-            _be_engine(base, log, log_max, sector_size, mount_dir, lies, status, parent, announce)
+            _be_engine(base, log, log_max, sector_size, mount_dir, rules, status, parent, announce)
         os.close(announce)
-        engine = Engine(pid, mount_dir, log, log_max, status)
+        engine = Engine(pid, mount_dir, log, log_max, status, up, base.size, sector_size)
+        engine._rules = len(rules)
     finally:
         os.close(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -216,8 +270,6 @@ def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: s
     except BaseException:
         engine.kill()
         raise
-    finally:
-        os.close(up)
     return engine
 
 
@@ -230,10 +282,12 @@ def _fork() -> int:
 
 def _await_start(engine: Engine, up: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while not engine.status.serving:
+    started = False
+    while not started:
         if not wait_readable(up, max(0.0, deadline - time.monotonic())):
             raise EngineLost(f"the engine did not answer within {_START_SECONDS:g} s", "is the machine overloaded?")
-        if not os.read(up, 1) and not engine.status.serving:
+        started = bool(os.read(up, 1))
+        if not started:
             wait_readable(engine._pidfd, _START_SECONDS)
             cause = f"the engine did not start: {engine.status.error or 'it was killed'}"
             raise EngineLost(cause, "run `harness doctor` to see what this machine lacks")
@@ -245,7 +299,7 @@ def _be_engine(
     log_max: int,
     sector: int,
     mount_dir: str,
-    lies: bool,
+    rules: Sequence[Rule],
     status: Status,
     parent: int,
     announce: int,
@@ -265,7 +319,8 @@ def _be_engine(
             memory=log.map,
             log_max=log_max,
             words=status.words,
-            lies=lies,
+            rules=rules,
+            news=announce,
         )
         server.serve(lambda: _tell(status, announce))
         code = 0
@@ -278,7 +333,7 @@ def _be_engine(
 def _tell(status: Status, announce: int) -> None:
     status.words[0] = 1
     os.write(announce, b"1")
-    os.close(announce)
+    os.set_blocking(announce, False)
 
 
 def _leave_mounts() -> None:

@@ -1,4 +1,4 @@
-"""The loop that answers the kernel: one thread, one connection, files `disk`, `promise` and `mark`.
+"""The loop that answers the kernel: one thread, one connection, files `disk`, `promise`, `mark` and `control`.
 
 Every answer is given after its event is in the log, so an event that anybody has seen happen is in the log, and before
 everything that was asked for afterwards. Payloads are read by the kernel straight into the log (no copy): the place
@@ -9,20 +9,23 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from harness.blocklog import LogWriter
-from harness.blocklog.format import LIED, PROMISE
+from harness.blocklog.format import PROMISE
 from harness.engine import status as page
 from harness.engine.blocks import BlockIndex
+from harness.engine.faults import Faults, Reply
 from harness.engine.messages import Frames, Lines
-from harness.errors import BoundExceeded
+from harness.engine.rules import Rule, checked
+from harness.errors import BoundExceeded, Misuse
 from harness.machine import fuse
 from harness.machine.fuse import Attributes, Op
 
-_ROOT, _DISK, _PROMISE, _MARK = fuse.ROOT_ID, 2, 3, 4
-_NAMES = {b"disk": _DISK, b"promise": _PROMISE, b"mark": _MARK}
+_ROOT, _DISK, _PROMISE, _MARK, _CONTROL = fuse.ROOT_ID, 2, 3, 4, 5
+_NAMES = {b"disk": _DISK, b"promise": _PROMISE, b"mark": _MARK, b"control": _CONTROL}
 
 _HEAD = fuse.WRITE_REQUEST.size
 _HEADER = fuse.IN_HEADER.size
@@ -40,6 +43,7 @@ _OPEN_FLAGS = {
     _DISK: fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES,
     _PROMISE: fuse.FOPEN_DIRECT_IO,
     _MARK: fuse.FOPEN_DIRECT_IO,
+    _CONTROL: fuse.FOPEN_DIRECT_IO,
 }
 
 _GONE = {errno.ENODEV}  # unmounted, or the connection was aborted
@@ -47,13 +51,6 @@ _AGAIN = {errno.ENOENT, errno.EINTR, errno.EAGAIN}  # the request was withdrawn 
 
 _BYTES = page.BYTES
 _MADV_POPULATE_WRITE = 23  # madvise(2)
-
-
-class Reply(NamedTuple):
-    """What to answer: an errno (0: none) and the body, which is sent from where it lies."""
-
-    error: int = 0
-    body: bytes | memoryview = b""
 
 
 _DONE = Reply()
@@ -73,9 +70,10 @@ class Server:
         memory: mmap.mmap,
         log_max: int,
         words: memoryview,
-        lies: bool = False,
+        rules: Sequence[Rule] = (),
+        news: int = -1,
     ) -> None:
-        """`lies`: a flush is acknowledged, noted by the mark LIED, and not done."""
+        """`rules`: what is wrong with the device from the start. `news`: a pipe that tells of each hit of a rule."""
         self._fd = fd
         self._size = size
         self._sector = sector
@@ -83,13 +81,16 @@ class Server:
         self._memory = memoryview(memory)
         self._log_max = log_max
         self._words = words
-        self._lies = lies
         self._log = LogWriter(self._memory[:log_max])
         self._index = BlockIndex(size, sector, self._memory, base_fd)
         self._head = bytearray(_HEAD)
         self._scratch = memoryview(bytearray(fuse.REQUEST_MAX + 2 * sector))
         self._lines: dict[int, Lines] = {}
         self._frames = Frames()
+        self._orders = Frames()
+        self._faults = Faults(self._log, self._memory, words, sector, news)
+        self._faults.arm(rules)
+        self._unique = 0
         self._handles = 0
         self._announce: Callable[[], None] = lambda: None
         self._attributes = {
@@ -97,6 +98,7 @@ class Server:
             _DISK: Attributes(_DISK, size, stat.S_IFREG | 0o600),
             _PROMISE: Attributes(_PROMISE, 0, stat.S_IFREG | 0o666),
             _MARK: Attributes(_MARK, 0, stat.S_IFREG | 0o600),
+            _CONTROL: Attributes(_CONTROL, 0, stat.S_IFREG | 0o600),
         }
         self._handlers: dict[int, _Handler] = {
             Op.LOOKUP: self._lookup,
@@ -122,7 +124,7 @@ class Server:
         """Answer requests until the file system is unmounted. `announce` is called when INIT has been answered."""
         self._announce = announce
         fd, head, memory, log, words = self._fd, self._head, self._memory, self._log, self._words
-        index, wrote, end = self._index.words, self._index.wrote, self._size
+        index, wrote, end = self._index.words, self._index.wrote, self._fast_end()
         sector, mask, answer = self._sector, self._sector - 1, bytearray(fuse.WRITE_REPLY.size)
         unpack, pack = fuse.WRITE_REQUEST.unpack_from, fuse.WRITE_REPLY.pack_into
         readv, write, commit, largest = os.readv, os.write, log.commit_write, fuse.REQUEST_MAX
@@ -154,8 +156,11 @@ class Server:
             except BoundExceeded:
                 words[page.FULL] = 1
             self._dispatch(opcode, unique, node, got)
-            if words[page.FULL]:
-                end = -1  # no write takes the fast path any more: all are refused
+            end = self._fast_end()
+
+    def _fast_end(self) -> int:
+        """Where the fast path ends: nowhere when all writes are refused, or a fault waits for one."""
+        return -1 if self._words[page.FULL] or self._faults.on("write") else self._size
 
     def _prepare(self, at: int) -> int:
         """Have the kernel allocate the log's next memory at one go: page by page costs twice as much (measured).
@@ -174,84 +179,134 @@ class Server:
         """Everything but a plain write to the disk."""
         body = memoryview(self._head)[_HEADER : min(got, _HEAD)]
         handler = self._handlers.get(opcode)
+        self._unique = unique
         try:
             reply = handler(node, body) if handler else Reply(errno.ENOSYS)
         except BoundExceeded:
             self._words[page.FULL] = 1
             reply = Reply(errno.ENOSPC if node != _DISK else errno.EIO)
-        if reply is None:
-            return
+        if reply is not None:
+            self._answer(unique, reply)
+        if opcode == Op.INIT:
+            self._announce()
+
+    def _answer(self, unique: int, reply: Reply) -> None:
         header = fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + len(reply.body), -reply.error, unique)
         try:
             os.writev(self._fd, [header, reply.body])
         except OSError as error:
             if error.errno not in _AGAIN | _GONE:  # whoever asked is gone
                 raise
-        if opcode == Op.INIT:
-            self._announce()
 
     def _refuse_when_full(self) -> None:
         if self._words[page.FULL]:
             raise BoundExceeded("the log is full")
 
-    def _write(self, node: int, body: memoryview) -> Reply:
+    def _write(self, node: int, body: memoryview) -> Reply | None:
         handle, offset, size = fuse.READ_IN.unpack_from(body)
+        if node == _CONTROL:
+            return self._control(offset, size)
         self._refuse_when_full()
         if node == _DISK:
-            return Reply(errno.EINVAL)  # whole blocks within the disk never come here
+            return self._write_disk(offset, size)
         at = self._log.payload_at
         data = bytes(self._memory[at : at + size])
         if node == _PROMISE:
             lines = self._lines[handle]
-            self._promise(lines.feed(data))
+            texts = [PROMISE + line for line in lines.feed(data)]
             pending = lines.pending
         else:
-            for text in self._frames.feed(offset, data):
-                self._log.mark(text)
+            texts = self._frames.feed(offset, data)
             pending = self._frames.pending
         if pending > self._log.room:
             raise BoundExceeded("a message longer than the log")
+        return self._marked(texts, Reply(body=fuse.WRITE_OUT.pack(size, 0)))
+
+    def _marked(self, texts: Sequence[bytes], reply: Reply) -> Reply | None:
+        """Enter the marks of one request, unless a fault waits for one of them."""
+
+        def enter() -> Reply:
+            for text in texts:
+                self._log.mark(text)
+            self._count()
+            return reply
+
+        said = [text.decode(errors="replace") for text in texts] if self._faults.on("mark") else ()
+        return self._faults.through("mark", self._unique, enter, texts=said) if texts else enter()
+
+    def _write_disk(self, offset: int, size: int) -> Reply | None:
+        if offset + size > self._size or (offset | size) % self._sector:
+            return Reply(errno.EINVAL)
+        return self._faults.write(self._unique, offset, size, self._land)
+
+    def _land(self, offset: int, size: int) -> None:
+        """What stands at payload_at is on the medium from here on."""
+        at = self._log.payload_at
+        self._log.commit_write(offset, size)
+        self._index.wrote(offset, size, at)
         self._count()
+
+    def _control(self, offset: int, size: int) -> Reply:
+        """An order of the harness: the rules that hold from now on. What was held is done and answered first."""
+        at = self._log.payload_at
+        for text in self._orders.feed(offset, bytes(self._memory[at : at + size])):
+            try:
+                rules = checked(msgspec.json.decode(text, type=list[Rule]), self._size, self._sector)
+            except (msgspec.MsgspecError, Misuse):
+                return Reply(errno.EINVAL)
+            self._release_held()
+            self._faults.arm(rules)
         return Reply(body=fuse.WRITE_OUT.pack(size, 0))
 
-    def _promise(self, lines: list[bytes]) -> None:
-        for line in lines:
-            self._log.mark(PROMISE + line)
+    def _release_held(self) -> None:
+        for work in self._faults.take_held():
+            self._answer(work.unique, work.do())
 
     def _count(self) -> None:
         self._words[_BYTES] = self._log.tail
 
-    def _read(self, node: int, body: memoryview) -> Reply:
+    def _read(self, node: int, body: memoryview) -> Reply | None:
         _, offset, size = fuse.READ_IN.unpack_from(body)
         if node != _DISK or offset >= self._size:
             return _DONE
         stop = min(offset + size, self._size)
         first = offset - offset % self._sector
         last = stop + -stop % self._sector
-        self._index.read(self._scratch, first, last - first)
-        return Reply(body=self._scratch[offset - first : stop - first])
 
-    def _fsync(self, node: int, _body: memoryview) -> Reply:
-        if node == _DISK:
-            self._refuse_when_full()
-            if self._lies:
-                self._log.mark(LIED)
-            else:
-                self._log.flush()
-            self._count()
-        return _DONE
+        def read() -> Reply:
+            self._index.read(self._scratch, first, last - first)
+            return Reply(body=self._scratch[offset - first : stop - first])
 
-    def _fallocate(self, node: int, body: memoryview) -> Reply:
+        return self._faults.through("read", self._unique, read, offset=offset, length=stop - offset)
+
+    def _fsync(self, node: int, _body: memoryview) -> Reply | None:
+        if node != _DISK:
+            return _DONE
+        self._refuse_when_full()
+
+        def flush() -> Reply:
+            self._log.flush()
+            return _DONE
+
+        reply = self._faults.through("flush", self._unique, flush)
+        self._count()
+        return reply
+
+    def _fallocate(self, node: int, body: memoryview) -> Reply | None:
         _, offset, length, mode = fuse.FALLOCATE_IN.unpack_from(body)
         if node != _DISK or not mode & (fuse.FALLOC_PUNCH_HOLE | fuse.FALLOC_ZERO_RANGE):
             return Reply(errno.EOPNOTSUPP)
         if offset + length > self._size or (offset | length) % self._sector:
             return Reply(errno.EINVAL)
         self._refuse_when_full()
-        self._log.discard(offset, length)
-        self._index.discarded(offset, length)
-        self._count()
-        return _DONE
+
+        def discard() -> Reply:
+            self._log.discard(offset, length)
+            self._index.discarded(offset, length)
+            self._count()
+            return _DONE
+
+        return self._faults.through("discard", self._unique, discard, offset=offset, length=length)
 
     def _open(self, node: int, _body: memoryview) -> Reply:
         if node not in _OPEN_FLAGS:
@@ -263,13 +318,13 @@ class Server:
             self._words[page.DISK_HANDLES] += 1
         return Reply(body=fuse.open_reply(self._handles, _OPEN_FLAGS[node]))
 
-    def _close(self, node: int, body: memoryview) -> Reply:
+    def _close(self, node: int, body: memoryview) -> Reply | None:
         """FLUSH: one of the descriptors of the handle is closed, and whoever closes it waits for this answer."""
         if node == _PROMISE:
             (handle,) = fuse.HANDLE_IN.unpack_from(body)
             self._refuse_when_full()
-            self._promise(self._lines[handle].close())
-            self._count()
+            texts = [PROMISE + line for line in self._lines[handle].close()]
+            return self._marked(texts, _DONE)
         return _DONE
 
     def _release(self, node: int, body: memoryview) -> Reply:

@@ -3,13 +3,17 @@
 import mmap
 import struct
 
+from harness.engine.rules import RULES_MAX, Count
+
 _PAGE = 4096
-_WORDS = 8
+_WORDS = 64
 _TEXT_AT = _WORDS * 8
 _TEXT_MAX = _PAGE - _TEXT_AT
 
 # Words of the page. Each has one writer, the engine, and is written whole.
 SERVING, BYTES, FULL, DISK_HANDLES, ERROR_LENGTH = range(5)
+SEEN, HIT = 16, 16 + RULES_MAX
+"""Where the counts of the rules begin: one word for each rule."""
 
 _NR_ENTRIES = struct.Struct("<16xQ")  # struct log_write_super: magic, version, nr_entries
 
@@ -47,6 +51,10 @@ class Status:
     def disk_handles(self) -> int:
         """Open files on `disk`: 0 once the loop device has let go of it."""
         return self.words[DISK_HANDLES]
+
+    def counts(self, rules: int) -> list[Count]:
+        """What the last `rules` rules that were armed have met so far."""
+        return [Count(self.words[SEEN + n], self.words[HIT + n]) for n in range(rules)]
 
     @property
     def error(self) -> str:

@@ -1,7 +1,8 @@
 """Loop devices by ioctl: no losetup, no leak.
 
 A device is bound with LO_FLAGS_AUTOCLEAR, so the kernel releases it when the last opener (this process, a mount) is
-gone, however that came about. It carries our ownership mark in lo_file_name. Source: loop(4), uapi/linux/loop.h.
+gone, however that came about. It carries our ownership mark in lo_file_name, and behind a colon the label of its
+volume. Source: loop(4), uapi/linux/loop.h, drivers/block/loop.c.
 """
 
 import errno
@@ -9,15 +10,19 @@ import fcntl
 import os
 import struct
 import time
+from typing import NamedTuple
 
 from harness.closing import Closing
 from harness.errors import Missing, RequirementMissing
 
 OWNER_MARK = b"crash-harness"
 
+_LOOP_CLR_FD = 0x4C01
+_LOOP_SET_STATUS64 = 0x4C04
+_LOOP_GET_STATUS64 = 0x4C05
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CTL_GET_FREE = 0x4C82
-_LOOP_GET_STATUS64 = 0x4C05
+_BLKFLSBUF = 0x1261
 _LOOP_MAJOR = 7
 
 _LO_FLAGS_READ_ONLY = 1
@@ -30,7 +35,29 @@ _INFO = struct.Struct("<QQQQQIIII64s64s32s16s")
 _CONFIG_HEAD = struct.Struct("<II")
 _CONFIG_RESERVED = bytes(64)
 
+_NAME_MAX = 63  # lo_file_name ends with a NUL
+
+GONE = 512
+"""The size limit, in bytes, of a device that was taken away: one sector is left, and all I/O of a file system fails
+with "attempt to access beyond end of device". With 0 sectors the kernel fails it too, but does not say why."""
+
 _ATTEMPTS_SECONDS = 10.0
+
+
+class Status(NamedTuple):
+    """What the kernel says of a bound device (LOOP_GET_STATUS64). `backing`: st_dev and st_ino of the file below it."""
+
+    path: str
+    label: str
+    """What our mark says behind its colon."""
+    backing: tuple[int, int]
+    size_limit: int
+    autoclear: bool
+
+    @property
+    def removed(self) -> bool:
+        """Its capacity was taken away: nothing can be read from it or written to it."""
+        return 0 < self.size_limit <= GONE
 
 
 class LoopDevice(Closing):
@@ -54,15 +81,50 @@ class LoopDevice(Closing):
             os.close(self.fd)
             self.fd = -1
 
+    def limit(self, size: int) -> None:
+        """Let the device have the first `size` bytes of its file alone; 0: all of it again. Mounted or not.
 
-def attach(fd: int, *, sector_size: int = 4096, direct_io: bool = False, read_only: bool = False) -> LoopDevice:
-    """Bind a free loop device to the file open as `fd`, in one LOOP_CONFIGURE.
+        GONE is what a device looks like that was pulled out. The kernel first waits for the requests in flight: behind
+        an engine that answers none, this hangs.
+        """
+        limit(self.fd, size)
+
+    def flush_cache(self) -> None:
+        """BLKFLSBUF: write out and drop the page cache of the device itself (not of files of a mount on it)."""
+        fcntl.ioctl(self.fd, _BLKFLSBUF, 0)
+
+    def release(self) -> None:
+        """LOOP_CLR_FD, and close. Where others have the device open it stays bound until the last of them is gone."""
+        if self.fd >= 0:
+            clear(self.fd)
+            self.close()
+
+
+def limit(fd: int, size: int) -> None:
+    """LoopDevice.limit for a device that somebody else bound, open here as `fd`."""
+    info = bytearray(_INFO.size)
+    fcntl.ioctl(fd, _LOOP_GET_STATUS64, info)
+    fields = list(_INFO.unpack(info))
+    fields[4] = size
+    fcntl.ioctl(fd, _LOOP_SET_STATUS64, _INFO.pack(*fields))
+
+
+def clear(fd: int) -> None:
+    """LOOP_CLR_FD: the device lets go of its file when nobody but us has it open; else at the last close."""
+    fcntl.ioctl(fd, _LOOP_CLR_FD)
+
+
+def attach(
+    fd: int, *, sector_size: int = 4096, direct_io: bool = False, read_only: bool = False, label: str = ""
+) -> LoopDevice:
+    """Bind a free loop device to the file open as `fd`, in one LOOP_CONFIGURE. `label` goes into our mark.
 
     LOOP_CTL_GET_FREE followed by LOOP_CONFIGURE is a race between processes: on EBUSY the next free device is tried.
     Raises RequirementMissing where there is no /dev/loop-control, OSError for what the kernel refuses.
     """
     flags = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_DIRECT_IO if direct_io else 0) | (_LO_FLAGS_READ_ONLY if read_only else 0)
-    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, OWNER_MARK, b"", b"", b"")
+    mark = OWNER_MARK + (b":" + label.encode() if label else b"")
+    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, mark[:_NAME_MAX], b"", b"", b"")
     config = _CONFIG_HEAD.pack(fd, sector_size) + info + _CONFIG_RESERVED
     give_up_at = time.monotonic() + _ATTEMPTS_SECONDS
     control = _open_control()
@@ -83,24 +145,57 @@ def attach(fd: int, *, sector_size: int = 4096, direct_io: bool = False, read_on
 
 def ours() -> list[str]:
     """Paths of all loop devices on this machine that carry our ownership mark."""
-    bound = [name for name in sorted(os.listdir("/sys/block")) if os.path.exists(f"/sys/block/{name}/loop")]
-    return [f"/dev/{name}" for name in bound if _mark_of(f"/dev/{name}") == OWNER_MARK]
+    return [status.path for status in bound()]
 
 
-def _mark_of(path: str) -> bytes:
+def bound() -> list[Status]:
+    """All bound loop devices on this machine that carry our ownership mark."""
+    names = [name for name in sorted(os.listdir("/sys/block")) if os.path.exists(f"/sys/block/{name}/loop")]
+    return [status for name in names if (status := status_of(f"/dev/{name}"))]
+
+
+def status_of(path: str) -> Status | None:
+    """What the kernel says of a device of ours; None where it is not bound, or not ours."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return b""
+        return None
     try:
         info = bytearray(_INFO.size)
         fcntl.ioctl(fd, _LOOP_GET_STATUS64, info)
-        name: bytes = _INFO.unpack(info)[9]
-        return name.rstrip(b"\0")
+        device, inode, _, _, size_limit, _, _, _, flags, name, *_ = _INFO.unpack(info)
     except OSError:
-        return b""  # ENXIO: not bound
+        return None  # ENXIO: not bound
     finally:
         os.close(fd)
+    mark, _, label = name.rstrip(b"\0").partition(b":")
+    if mark != OWNER_MARK:
+        return None
+    autoclear = bool(flags & _LO_FLAGS_AUTOCLEAR)
+    return Status(path, label.decode(errors="replace"), (device, inode), size_limit, autoclear)
+
+
+def bound_to(fd: int) -> list[Status]:
+    """The devices of ours that are bound to the file open as `fd`: more than one is a split attachment."""
+    found = os.fstat(fd)
+    return [status for status in bound() if status.backing == (found.st_dev, found.st_ino)]
+
+
+def held(path: str) -> bool:
+    """Whether the device is mounted anywhere: in any mount namespace, or out of sight after a lazy unmount.
+
+    A block device that a file system uses refuses O_EXCL with EBUSY (open(2)); the superblock itself holds it
+    (fs/super.c, bd_holder), so no namespace can hide that. Another exclusive opener counts as well.
+    """
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        return False
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return True
+        if error.errno in (errno.ENXIO, errno.ENOENT, errno.ENODEV):
+            return False
+        raise
 
 
 def _open_control() -> int:

@@ -11,55 +11,18 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from harness.blocklog import BlockLog
 from harness.blocklog.format import BEGIN, END
 from harness.engine import Engine, start_engine
 from harness.errors import EngineLost, HarnessError, InternalError, WorkloadFailed
 from harness.machine import loop, mounts, syscalls
-from harness.machine.filesystems import FileSystem, lookup, make_image, mount_error
+from harness.machine.filesystems import mount_error
 from harness.machine.image import Image
 from harness.machine.kmsg import KernelLog
 from harness.machine.syncing import sync_file_system
-from harness.settings import Settings
+from harness.volume.spec import LYING, LYING_FLUSH, VolumeSpec
 
 _RELEASE_SECONDS = 10.0
-
-LYING_FLUSH = "lying-flush"
-
-
-class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a volume is made of; size and sector_size in bytes. Part of every bundle."""
-
-    fs: str
-    size: int
-    mount_options: str = ""
-    mkfs_options: str = ""
-    sector_size: int = 4096
-    fault: str = "none"
-    """What is wrong with the device: `lying-flush` acknowledges flushes and does not do them."""
-
-    @classmethod
-    def of(cls, settings: Settings) -> "VolumeSpec":
-        """From the settings of a trial; size 0 becomes the file system's default. Raises Misuse for an unknown one."""
-        return cls(
-            fs=settings.fs,
-            size=settings.size or lookup(settings.fs).default_size,
-            mount_options=settings.mount_options,
-            mkfs_options=settings.mkfs_options,
-            sector_size=settings.sector_size,
-            fault=settings.fault,
-        )
-
-    @property
-    def file_system(self) -> FileSystem:
-        return lookup(self.fs)
-
-
-def make_base(spec: VolumeSpec) -> Image:
-    """A fresh file system. Raises Misuse for options that mkfs refuses, RequirementMissing where mkfs is missing."""
-    return make_image(spec.fs, spec.size, spec.mkfs_options, spec.sector_size)
 
 
 @contextlib.contextmanager
@@ -70,13 +33,13 @@ def mounted_plain(image: Image, spec: VolumeSpec) -> Iterator[str]:
     """
     target = mounts.enter_private_mounts().volume
     with loop.attach(image.fd, sector_size=spec.sector_size) as device:
-        _mount(device, target, spec)
+        mount_device(device, target, spec)
     try:
         yield target
     except BaseException:
-        _take_away(target)
+        take_away(target)
         raise
-    if not _take_away(target):
+    if not take_away(target):
         raise WorkloadFailed("files on the volume were still open after the setup", "close them before it ends")
 
 
@@ -108,7 +71,7 @@ class RecordedVolume:
             log_max=self._log_max,
             sector_size=self.spec.sector_size,
             mount_dir=self._workspace.engine,
-            lies=self.spec.fault == LYING_FLUSH,
+            rules=(LYING,) if self.spec.fault == LYING_FLUSH else (),
         )
         try:
             self._attach()
@@ -190,14 +153,14 @@ class RecordedVolume:
         # The mount holds the device from here on; it clears itself when that goes.
         with device:
             self.device_name = device.name
-            _mount(device, self.path, self.spec)
+            mount_device(device, self.path, self.spec)
             self._mounted = True
 
     def _unmount(self) -> bool:
         """False when someone still holds the volume, now or at an earlier call."""
         if self._mounted:
             self._mounted = False
-            self.stragglers = not _take_away(self.path)
+            self.stragglers = not take_away(self.path)
         return not self.stragglers
 
     def _stop(self) -> None:
@@ -206,7 +169,7 @@ class RecordedVolume:
             self.error = self.engine.trouble() or EngineLost("the engine did not end in order", "run it again")
 
 
-def _mount(device: loop.LoopDevice, target: str, spec: VolumeSpec) -> None:
+def mount_device(device: loop.LoopDevice, target: str, spec: VolumeSpec) -> None:
     fs = spec.file_system
     options = fs.all_mount_options(spec.mount_options)
     with KernelLog() as log:
@@ -216,7 +179,7 @@ def _mount(device: loop.LoopDevice, target: str, spec: VolumeSpec) -> None:
             raise mount_error(fs, options, error, log.lines()) from error
 
 
-def _take_away(target: str) -> bool:
+def take_away(target: str) -> bool:
     """Sync and unmount. Where it is busy, take it out of sight and return False: it lives as long as its users."""
     with contextlib.suppress(OSError):  # EIO of a lost engine: known to whoever asks the engine
         sync_file_system(target)

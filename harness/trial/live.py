@@ -1,0 +1,171 @@
+"""Live trials: a system of real processes on real volumes, a plan, a fault, and what became of the promises.
+
+A system under test is a `System`: its variants (which of them are at fault, and with which finding), the plans that can
+be drawn for it, and a function that runs one trial. Each trial runs in a process of its own, pid 1 of a namespace with
+mounts of its own: whatever the system starts, daemonizes or leaves mounted ends with the trial.
+"""
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from harness.errors import HarnessError, InternalError, Misuse
+from harness.machine import loop
+from harness.machine.sandbox import spawn_init
+from harness.oracle.examine import harness_fault
+from harness.verdict import Finding, FindingKind, Verdict, worst
+
+P = TypeVar("P", bound=msgspec.Struct)
+
+SECONDS = 60.0
+"""What one trial may take, where its system does not say otherwise."""
+
+_RESTORED_SECONDS = 5.0
+
+
+class Trial(msgspec.Struct, kw_only=True):
+    """What came of one plan. `story`: what happened, line by line, with the times that matter. `kernel`: its words."""
+
+    findings: list[Finding] = []
+    story: list[str] = []
+    kernel: list[str] = []
+    facts: dict[str, str] = {}
+    """For tables: "pid unchanged", "acknowledged", …"""
+
+    @property
+    def verdict(self) -> Verdict:
+        """CORRUPTED or UNKNOWN where a finding says so; a trial without findings is INTACT."""
+        return worst([finding.verdict for finding in self.findings]) if self.findings else Verdict.INTACT
+
+    @property
+    def kinds(self) -> list[FindingKind]:
+        """The kinds of what is wrong, in the order in which it was found, without those that convict nobody."""
+        return [finding.kind for finding in self.findings if finding.verdict is not Verdict.INTACT]
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """One way in which a system is built. `finding` None: it is right, and every plan must be INTACT."""
+
+    name: str
+    about: str
+    finding: FindingKind | None = None
+
+
+class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
+    """A system under test. `run(variant's name, plan)` is called in the trial's own process, as root, pid 1.
+
+    `plans` is a Hypothesis strategy of `plan_type`, a frozen msgspec.Struct whose JSON is the plan in commands and
+    reports. `seconds` bounds one trial.
+    """
+
+    name: str
+    about: str
+    variants: tuple[Variant, ...]
+    plan_type: type[P]
+    plans: Any
+    run: Callable[[str, P], Trial]
+    seconds: float = SECONDS
+
+    def variant(self, name: str) -> Variant:
+        """Raises Misuse for an unknown one."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        known = ", ".join(variant.name for variant in self.variants)
+        raise Misuse(f"{self.name} has no variant {name!r}", f"choose one of {known}")
+
+    def plan(self, text: str | bytes) -> P:
+        """A plan from its JSON. Raises Misuse, saying where, for what is none."""
+        try:
+            return msgspec.json.decode(text, type=self.plan_type)
+        except msgspec.MsgspecError as error:
+            raise Misuse(f"not a plan of {self.name}: {error}", "copy it whole from the report") from None
+
+    def text(self, plan: P) -> str:
+        """The plan as it stands in a command."""
+        return msgspec.json.encode(plan).decode()
+
+    def trial(self, variant: str, plan: P) -> Trial:
+        """Run one, in a process of its own. What goes wrong with the harness itself is a finding, UNKNOWN."""
+        self.variant(variant)
+        return isolated(lambda: self.run(variant, plan), self.seconds)
+
+
+def isolated(run: Callable[[], Trial], seconds: float) -> Trial:
+    """Run `run` as pid 1 of a new PID and mount namespace. One that does not end in time is UNKNOWN.
+
+    What hangs in the kernel may hang on a device that a fault took away: the watchdog gives all devices of this trial
+    back first, and kills second.
+    """
+    told, tell = Pipe(duplex=False)
+
+    def life() -> int:
+        told.close()
+        return _tell(tell, run)
+
+    before = {status.path for status in loop.bound()}
+    started = time.monotonic()
+    with spawn_init(life, name="harness-trial") as init:
+        tell.close()
+        if told.poll(seconds):
+            answer = _received(told)
+        else:
+            _give_back(before)
+            answer = _received(told) if told.poll(_RESTORED_SECONDS) else None
+            if answer is None:
+                took = time.monotonic() - started
+                answer = _unknown(f"the trial did not end within {took:.0f} s, and was killed")
+        if answer is None:
+            status = init.wait(_RESTORED_SECONDS)
+            answer = _unknown(f"the process of the trial died (status {status})")
+    told.close()
+    return answer
+
+
+def _tell(tell: Connection, run: Callable[[], Trial]) -> int:
+    try:
+        trial = run()
+    except HarnessError as error:
+        trial = Trial(findings=[harness_fault(error)])
+    except Exception as error:
+        finding = msgspec.structs.replace(harness_fault(error), output=traceback.format_exc())
+        trial = Trial(findings=[finding])
+    tell.send_bytes(msgspec.msgpack.encode(trial))
+    return 0
+
+
+def _received(told: Connection) -> Trial | None:
+    try:
+        return msgspec.msgpack.decode(told.recv_bytes(), type=Trial)
+    except EOFError:
+        return None
+
+
+def _unknown(summary: str) -> Trial:
+    return Trial(findings=[harness_fault(InternalError(summary))])
+
+
+def _give_back(before: set[str]) -> None:
+    """Devices that appeared since, and that have no capacity: whoever waits for them can go on."""
+    for status in loop.bound():
+        if status.removed and status.path not in before:
+            with contextlib.suppress(OSError):
+                fd = os.open(status.path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    loop.limit(fd, 0)
+                finally:
+                    os.close(fd)
+
+
+def system_of(systems: Mapping[str, "System[Any]"], name: str) -> "System[Any]":
+    """Raises Misuse that lists the known ones."""
+    if name not in systems:
+        raise Misuse(f"no system {name!r}", "choose one of " + ", ".join(systems))
+    return systems[name]
