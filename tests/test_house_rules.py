@@ -27,6 +27,7 @@ FLOORS = (
     ("machine", "blocklog"),
     ("engine", "crash"),
     ("volume", "plan"),
+    ("faults",),
     ("oracle",),
     ("trial",),
     ("campaign",),

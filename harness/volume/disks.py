@@ -186,6 +186,7 @@ class ServedDisk(_Attachable):
         return image
 
     def close(self) -> None:
+        """Detach, and give up the memory of content and log."""
         self.detach()
         if self._engine:
             self._engine.close()

@@ -170,6 +170,7 @@ class RecordedVolume:
 
 
 def mount_device(device: loop.LoopDevice, target: str, spec: VolumeSpec) -> None:
+    """Mount it as the spec says. Raises Misuse for options that the kernel refuses, with the kernel's own words."""
     fs = spec.file_system
     options = fs.all_mount_options(spec.mount_options)
     with KernelLog() as log:
