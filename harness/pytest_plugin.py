@@ -22,12 +22,14 @@ import pytest
 from harness.errors import HarnessError, Misuse
 from harness.plugin import options, skips
 from harness.plugin.failure import CrashFailure
+from harness.plugin.options import select_system
 
 if TYPE_CHECKING:
     from harness.plugin.plans import PlanJudge
+    from harness.plugin.systems import LiveTrials
     from harness.plugin.volume import CrashVolume
 
-__all__ = ["CrashFailure", "crash_volume", "plan_judge"]
+__all__ = ["CrashFailure", "crash_volume", "live_trials", "plan_judge"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A wrong marker or ini key is a usage error, told before the first test runs."""
+    select_system(config, items)
     if hasattr(config, "workerinput"):
         return  # of xdist: a usage error there would look like a crash of the worker; the fixture tells it
     try:
@@ -78,6 +81,15 @@ def plan_judge(request: pytest.FixtureRequest) -> Generator["PlanJudge", None, N
         yield judge
     finally:
         judge.close()
+
+
+@pytest.fixture
+def live_trials(request: pytest.FixtureRequest) -> "LiveTrials":
+    """Try a system under test on drawn plans: live_trials.acquit(SYSTEM, "fixed"), .convict(SYSTEM, "no-unmount")."""
+    from harness.plugin import systems, volume
+
+    volume.require("ext4")
+    return systems.LiveTrials(request.node)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

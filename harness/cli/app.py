@@ -21,7 +21,8 @@ COMMANDS = {
     "plan": "Run a plan of file operations and judge what the file system owes it.",
     "enumerate": "Judge every sequence of operations within bounds.",
     "litmus": "Say which surprising outcomes each file system lets happen, beside published results.",
-    "run": "Run the scenarios as CI runs them.",
+    "run": "Run the scenarios as CI runs them, or those of one system under test.",
+    "trial": "Run one plan of a system under test again, and show what happened.",
     "doctor": "Say what this machine has, what is missing, and how to get it.",
 }
 

@@ -12,6 +12,7 @@ from harness.settings import DECLARED, Settings, from_text
 
 MARKER = "crash_volume"
 FIXTURE = "crash_volume"
+SYSTEM_MARKER = "system"
 NO_SKIP_ENV = "HARNESS_NO_SKIP"
 
 _INI = "harness_"
@@ -25,6 +26,11 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "--harness-replay",
         {"metavar": "FILE", "help": "Judge only the crash state in this bundle, with the test's check."},
+    ),
+    ("--harness-system", {"metavar": "NAME", "help": "Only the scenarios that are marked system(NAME)."}),
+    (
+        "--harness-plans",
+        {"metavar": "N", "type": int, "help": "Plans that live_trials draws for a variant (ini: harness_plans)."},
     ),
     (
         "--harness-no-skip",
@@ -43,6 +49,7 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(flag, **words)
     for setting in DECLARED.values():
         parser.addini(_INI + setting.name, f"{setting.help} (crash_volume)", default=None)
+    parser.addini("harness_plans", "Plans that live_trials draws for each variant.", default="20")
     parser.addini("harness_reports", "Where bundles of findings go, from the root directory.", default="reports")
     parser.addini(
         "harness_no_skip", f"A test that uses {FIXTURE} fails where it would skip.", type="bool", default=False
@@ -51,6 +58,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 def register_marker(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER_HELP)
+    config.addinivalue_line("markers", "system(NAME): a scenario of this system under test, for `harness run NAME`")
 
 
 def item_settings(item: pytest.Item) -> Settings:
@@ -98,3 +106,17 @@ def must_not_skip(config: pytest.Config) -> bool:
 
 def uses_crash_volume(item: pytest.Item) -> bool:
     return FIXTURE in getattr(item, "fixturenames", ())
+
+
+def select_system(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """--harness-system: leave the tests with that mark alone. Raises UsageError that names the known ones."""
+    wanted = config.getoption("--harness-system")
+    if not wanted:
+        return
+    names = {item.nodeid: {name for mark in item.iter_markers(SYSTEM_MARKER) for name in mark.args} for item in items}
+    chosen = [item for item in items if wanted in names[item.nodeid]]
+    if not chosen and not hasattr(config, "workerinput"):
+        known = ", ".join(sorted(set().union(*names.values()))) or "none here"
+        raise pytest.UsageError(f"no scenario of system {wanted!r}; known: {known}")
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen

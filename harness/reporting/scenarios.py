@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.reporting.systems import TRIALS, Row, show_rows
 from harness.reporting.text import count, printable, seconds, shortened
 from harness.verdict import ExitCode, Verdict, worst
 
@@ -38,6 +39,7 @@ class Scenario(msgspec.Struct):
     seconds: float = 0.0
     message: str = ""
     volumes: list[Volume] = msgspec.field(default_factory=list)
+    trials: list[Row] = msgspec.field(default_factory=list)
     bundles: list[str] = msgspec.field(default_factory=list)
     replays: list[str] = msgspec.field(default_factory=list)
 
@@ -46,14 +48,16 @@ class Scenario(msgspec.Struct):
         """INTACT: it passed, so each volume's verdict is the expected one. A failure without a violation is UNKNOWN."""
         if self.outcome == "passed":
             return Verdict.INTACT
-        return Verdict.CORRUPTED if any(volume.violated for volume in self.volumes) else Verdict.UNKNOWN
+        violated = any(volume.violated for volume in self.volumes)
+        violated |= any(row.verdict == Verdict.CORRUPTED and not row.as_wanted for row in self.trials)
+        return Verdict.CORRUPTED if violated else Verdict.UNKNOWN
 
     @property
     def shown(self) -> str:
         """The verdict as the table has it: a planted bug that was found has the verdict that it should have."""
         if self.outcome != "passed":
             return self.verdict.value
-        words = {volume.verdict for volume in self.volumes if volume.verdict}
+        words = {volume.verdict for volume in self.volumes if volume.verdict} | {row.verdict for row in self.trials}
         return "/".join(sorted(words)) + (" as planted" if Verdict.CORRUPTED in words else "") or "passed"
 
     @property
@@ -86,6 +90,8 @@ def _add_properties(scenario: Scenario, properties: Sequence[tuple[str, Any]]) -
             scenario.volumes.append(Volume(verdict=str(value)))
         elif name == "crash_bundle":
             scenario.bundles.append(str(value))
+        elif name == TRIALS:
+            scenario.trials.append(msgspec.json.decode(value, type=Row))
         elif name == "crash_replay":
             scenario.replays.append(str(value))
         elif scenario.volumes and name == "crash_states":
@@ -126,8 +132,13 @@ def show(out: Console, scenarios: Sequence[Scenario], elapsed: float) -> None:
     headline = f"{passed:,} of {count(len(scenarios), 'scenario')} as they should be, in {seconds(elapsed)}"
     out.print(Text.assemble((f" {verdict} ", style[verdict] + " reverse"), "  ", headline))
     out.print()
-    out.print(_table(scenarios))
-    out.print()
+    rows = [row for scenario in scenarios for row in scenario.trials]
+    if len(rows) < len(scenarios) or not rows:
+        out.print(_table(scenarios))
+        out.print()
+    if rows:
+        show_rows(out, rows)
+        out.print()
     out.print(totals(scenarios))
     for scenario in scenarios:
         if scenario.outcome != "passed":
@@ -147,10 +158,16 @@ def _table(scenarios: Sequence[Scenario]) -> Table:
             above = scenario.guarantee
             table.add_row(Text(printable(above), style="bold"))
         style = "" if scenario.outcome == "passed" else "bold red"
-        states = f"{scenario.states:,}" if scenario.volumes else "-"
+        states = _judged(scenario)
         name = Text("  " + printable(case(scenario.test)))
         table.add_row(name, Text(scenario.shown, style=style), states, seconds(scenario.seconds))
     return table
+
+
+def _judged(scenario: Scenario) -> str:
+    if scenario.trials:
+        return count(sum(row.plans for row in scenario.trials), "plan")
+    return f"{scenario.states:,}" if scenario.volumes else "-"
 
 
 def by_file_system(scenarios: Sequence[Scenario]) -> dict[str, int]:
@@ -166,7 +183,9 @@ def totals(scenarios: Sequence[Scenario]) -> str:
     by_fs = by_file_system(scenarios)
     parts = ", ".join(f"{fs} {states:,}" for fs, states in sorted(by_fs.items()))
     total = count(sum(by_fs.values()), "state")
-    return f"{total} judged" + (f" ({parts})" if parts else "")
+    plans = sum(row.plans for scenario in scenarios for row in scenario.trials)
+    live = f", {count(plans, 'plan')} of systems under test tried" if plans else ""
+    return f"{total} judged" + (f" ({parts})" if parts else "") + live
 
 
 def _show_failure(out: Console, scenario: Scenario) -> None:

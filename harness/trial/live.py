@@ -7,9 +7,8 @@ mounts of its own: whatever the system starts, daemonizes or leaves mounted ends
 
 import contextlib
 import os
-import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
@@ -45,6 +44,11 @@ class Trial(msgspec.Struct, kw_only=True):
         return worst([finding.verdict for finding in self.findings]) if self.findings else Verdict.INTACT
 
     @property
+    def convictions(self) -> set[FindingKind]:
+        """The kinds of what the system is convicted of."""
+        return {finding.kind for finding in self.findings if finding.verdict is Verdict.CORRUPTED}
+
+    @property
     def kinds(self) -> list[FindingKind]:
         """The kinds of what is wrong, in the order in which it was found, without those that convict nobody."""
         return [finding.kind for finding in self.findings if finding.verdict is not Verdict.INTACT]
@@ -61,12 +65,14 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
 class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
     """A system under test. `run(variant's name, plan)` is called in the trial's own process, as root, pid 1.
 
+    `home` is the module in which it stands as SYSTEM: `harness trial` finds it there.
     `plans` is a Hypothesis strategy of `plan_type`, a frozen msgspec.Struct whose JSON is the plan in commands and
     reports. `seconds` bounds one trial.
     """
 
     name: str
     about: str
+    home: str = ""
     variants: tuple[Variant, ...]
     plan_type: type[P]
     plans: Any
@@ -111,17 +117,15 @@ def isolated(run: Callable[[], Trial], seconds: float) -> Trial:
         return _tell(tell, run)
 
     before = {status.path for status in loop.bound()}
-    started = time.monotonic()
     with spawn_init(life, name="harness-trial") as init:
         tell.close()
         if told.poll(seconds):
             answer = _received(told)
         else:
-            _give_back(before)
-            answer = _received(told) if told.poll(_RESTORED_SECONDS) else None
+            waits = _RESTORED_SECONDS if _give_back(before) else 0
+            answer = _received(told) if told.poll(waits) else None
             if answer is None:
-                took = time.monotonic() - started
-                answer = _unknown(f"the trial did not end within {took:.0f} s, and was killed")
+                answer = _unknown(f"the trial did not end within {seconds:g} s, and was killed")
         if answer is None:
             status = init.wait(_RESTORED_SECONDS)
             answer = _unknown(f"the process of the trial died (status {status})")
@@ -152,20 +156,16 @@ def _unknown(summary: str) -> Trial:
     return Trial(findings=[harness_fault(InternalError(summary))])
 
 
-def _give_back(before: set[str]) -> None:
-    """Devices that appeared since, and that have no capacity: whoever waits for them can go on."""
+def _give_back(before: set[str]) -> bool:
+    """Devices that appeared since, and that have no capacity: whoever waits for them can go on. False: there is none."""
+    found = False
     for status in loop.bound():
         if status.removed and status.path not in before:
+            found = True
             with contextlib.suppress(OSError):
                 fd = os.open(status.path, os.O_RDWR | os.O_CLOEXEC)
                 try:
                     loop.limit(fd, 0)
                 finally:
                     os.close(fd)
-
-
-def system_of(systems: Mapping[str, "System[Any]"], name: str) -> "System[Any]":
-    """Raises Misuse that lists the known ones."""
-    if name not in systems:
-        raise Misuse(f"no system {name!r}", "choose one of " + ", ".join(systems))
-    return systems[name]
+    return found

@@ -1,0 +1,106 @@
+"""`harness trial`: one plan of a system under test, again, with everything that is known of it."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from harness.cli import exits, options
+from harness.cli.verdicts import could_not_write
+from harness.errors import Misuse
+from harness.machine import requirements
+from harness.reporting import json_report
+from harness.reporting.console import console
+from harness.reporting.systems import show_trial
+from harness.trial.live import System, Trial
+from harness.verdict import ExitCode, Verdict, worst
+
+
+@click.command("trial", epilog=exits.epilog())
+@click.argument("module")
+@click.argument("variant", required=False)
+@click.option("--plan", metavar="JSON", default="", help="The plan, as reports print it; '@FILE': from a file.")
+@click.option("--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Run it N times; the worst counts.")
+@options.report_options
+def command(
+    module: str, variant: str | None, plan: str, repeat: int, json_path: str, quiet: bool, verbose: bool
+) -> ExitCode:
+    """Run one plan on VARIANT of the system under test in MODULE (fixtures.systems.dstack_run: a Python module with a
+    SYSTEM), and show the findings, what happened, and the kernel's words. Without VARIANT: say which there are.
+    """
+    system = _system(module)
+    if variant is None:
+        return _list(system)
+    if not plan:
+        raise Misuse(f"no plan for {system.name}", f"give --plan JSON, as harness run {system.name} prints it")
+    chosen = system.plan(_text(plan))
+    system.variant(variant)
+    requirements.require("ext4")
+    trials = [system.trial(variant, chosen) for _ in range(repeat)]
+    verdict = worst(trial.verdict for trial in trials)
+    shown = next(trial for trial in trials if trial.verdict is verdict)
+    out = console(sys.stderr if json_path == "-" else sys.stdout)
+    if quiet:
+        out.print(f"{verdict}  {', '.join(sorted(shown.kinds))}".rstrip())
+    else:
+        show_trial(out, system, variant, system.text(chosen), shown, verbose=verbose)
+    if repeat > 1:
+        out.print(f"{sum(trial.verdict is verdict for trial in trials)} of {repeat} times {verdict}")
+    return _written(json_path, system, variant, chosen, trials, verdict)
+
+
+def _system(module: str) -> System[Any]:
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        remedy = "run it in the checkout that holds it, and name it with dots: fixtures.systems.wal_node"
+        raise Misuse(f"{module} cannot be imported: {error}", remedy) from error
+    system = getattr(found, "SYSTEM", None)
+    if not isinstance(system, System):
+        raise Misuse(f"{module} has no SYSTEM", "name a module in which SYSTEM is a harness.trial.live.System")
+    return system
+
+
+def _text(plan: str) -> str:
+    if not plan.startswith("@"):
+        return plan
+    try:
+        with open(plan[1:], encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise Misuse(f"{plan[1:]}: {error.strerror}", "give a file that holds the plan's JSON") from error
+
+
+def _list(system: System[Any]) -> ExitCode:
+    out = console(sys.stdout)
+    out.print(f"{system.name}: {system.about}")
+    width = max(len(variant.name) for variant in system.variants)
+    for variant in system.variants:
+        out.print(f"  {variant.name:<{width}}  {variant.finding or 'right':<13}  {variant.about}")
+    return ExitCode.INTACT
+
+
+def _written(
+    path: str, system: System[Any], variant: str, plan: Any, trials: list[Trial], verdict: Verdict
+) -> ExitCode:
+    if not path:
+        return verdict.exit_code
+    content = {
+        "schema": 1,
+        "kind": "crash-harness trial",
+        "system": system.name,
+        "variant": variant,
+        "verdict": verdict.value,
+        "plan": msgspec.to_builtins(plan),
+        "trials": [{"verdict": trial.verdict.value} | msgspec.to_builtins(trial) for trial in trials],
+    }
+    try:
+        json_report.write(path, content)
+    except OSError as error:
+        could_not_write("the JSON report", path, error)
+        return verdict.exit_code or ExitCode.UNKNOWN
+    return verdict.exit_code

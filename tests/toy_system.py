@@ -1,0 +1,98 @@
+"""A system under test for the tests of live trials: a writer on a volume that is pulled out after its last close."""
+
+import os
+import signal
+import time
+
+import msgspec
+from hypothesis import strategies as st
+
+from harness.machine import loop, mounts, syscalls
+from harness.machine.image import Image
+from harness.machine.kmsg import KernelLog
+from harness.settings import Settings
+from harness.trial.live import System, Trial, Variant
+from harness.verdict import Finding, FindingKind
+from harness.volume import VolumeSpec, make_base
+from harness.volume.disks import PlainDisk
+from harness.volume.recorded import mount_device
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`blocks` of 4 KiB are written; `mischief` is what the trial itself does wrong."""
+
+    blocks: int = 1
+    mischief: str = ""
+
+
+_SPEC = VolumeSpec.of(Settings())
+
+
+def run(variant: str, plan: Plan) -> Trial:
+    """Write, close, pull the device out, attach again, read."""
+    if plan.mischief:
+        return _mischief(plan.mischief)
+    disk = PlainDisk(_SPEC, make_base(_SPEC), "toy")
+    volume = mounts.enter_private_mounts().volume
+    with KernelLog() as log:
+        device = disk.attach()
+        mount_device(device, volume, _SPEC)
+        _write(f"{volume}/data", plan.blocks, sync=variant == "syncs")
+        disk.remove()
+        syscalls.umount(volume)
+        disk.detach()
+        mount_device(disk.attach(), volume, _SPEC)
+        size = os.stat(f"{volume}/data").st_size if os.path.exists(f"{volume}/data") else 0
+        syscalls.umount(volume)
+        disk.close()
+        kernel = log.lines(device.name)
+    trial = Trial(story=[f"{plan.blocks} blocks written", f"{size} bytes found"], kernel=kernel)
+    if size != plan.blocks * 4096:
+        trial.findings.append(Finding(kind=FindingKind.LOST_CLEAN, summary=f"{size} of {plan.blocks * 4096} bytes"))
+    return trial
+
+
+def _write(path: str, blocks: int, *, sync: bool) -> None:
+    with open(path, "wb") as file:
+        file.write(b"x" * blocks * 4096)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _mischief(what: str) -> Trial:
+    if what == "die":
+        os._exit(9)
+    if what == "raise":
+        raise ValueError("planted")
+    if what == "daemonize" and os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.setsid()
+        time.sleep(600)
+    if what == "hang":
+        time.sleep(600)
+    if what == "wait-for-device":
+        disk = PlainDisk(_SPEC, Image.create(1 << 20, "toy"), "toy")
+        device = disk.attach()
+        disk.remove()
+        while loop.bound_to(disk.image.fd)[0].removed:
+            time.sleep(0.01)
+        os.close(device.fd)
+    return Trial(facts={"mischief": what})
+
+
+SYSTEM = System(
+    name="toy",
+    about="a writer, and a device that is pulled out",
+    home="toy_system",
+    variants=(
+        Variant(name="forgets-fsync", about="close, and no fsync", finding=FindingKind.LOST_CLEAN),
+        Variant(name="accused", about="right, and said to be wrong", finding=FindingKind.SPLIT),
+        Variant(name="syncs", about="fsync before close"),
+        Variant(name="praised", about="wrong, and said to be right"),
+    ),
+    plan_type=Plan,
+    plans=st.builds(Plan, blocks=st.integers(1, 64)),
+    run=run,
+    seconds=2.0,
+)
