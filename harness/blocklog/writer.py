@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from struct import Struct
 
 from harness.blocklog.format import COUNT, COUNT_AT, ENTRY, MAGIC, SECTOR, SUPER, VERSION, Flag, split_mark
+from harness.blocklog.reader import BlockLog
 from harness.errors import BoundExceeded
 
 # The rest of the sector is packed as zeros, as the kernel leaves it: a payload that was read into the buffer and then
@@ -41,6 +42,19 @@ class LogWriter:
         if self._end < SECTOR:
             raise BoundExceeded(f"a block log needs {SECTOR} bytes, the buffer has {self._end}")
         _SUPER_SECTOR.pack_into(buffer, 0, MAGIC, VERSION, 0, SECTOR)
+
+    @classmethod
+    def behind(cls, log: BlockLog, room: int) -> "LogWriter":
+        """A writer that goes on where `log` ends, on a copy of it, with so many bytes left for more."""
+        buffer = bytearray(log.size + room)
+        writer = cls(buffer)
+        buffer[: log.size] = log.view[: log.size]
+        writer.entries, writer.tail, writer.payload_at = log.entries, log.size, log.size + SECTOR
+        return writer
+
+    def parsed(self) -> BlockLog:
+        """What was entered so far."""
+        return BlockLog.parse(self._buffer)
 
     @property
     def room(self) -> int:

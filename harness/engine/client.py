@@ -13,12 +13,10 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-import msgspec
-
 from harness.blocklog import BlockLog
-from harness.closing import Closing
 from harness.engine.messages import Frames
-from harness.engine.rules import Count, Rule, checked
+from harness.engine.orders import Commanded
+from harness.engine.rules import Rule
 from harness.engine.server import LOG_SLACK, Server
 from harness.engine.status import Status
 from harness.errors import BoundExceeded, EngineLost, HarnessError, InternalError
@@ -37,7 +35,7 @@ _NICER = -15  # a disk does not wait for a processor behind those who wait for t
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 
 
-class Engine(Closing):
+class Engine(Commanded):
     """A running engine. `disk_path` is the file for a loop device, `promise_path` the one that workloads write to.
 
     The log lives in memory that both processes share: it stays readable when the engine is gone, however it ended.
@@ -46,22 +44,16 @@ class Engine(Closing):
     def __init__(
         self, pid: int, mount_dir: str, log: Image, log_max: int, status: Status, news: int, size: int, sector: int
     ) -> None:
+        super().__init__(mount_dir, status, os.pidfd_open(pid), news, size, sector)
         self.pid = pid
-        self.mount_dir = mount_dir
         self.disk_path = f"{mount_dir}/disk"
         self.promise_path = f"{mount_dir}/promise"
-        self.status = status
         self.exit_status: int | None = None
         self._log = log
         self._log_max = log_max
-        self._pidfd = os.pidfd_open(pid)
         self._mark_fd = -1
         self._mounted = True
         self._mark_lock = threading.Lock()
-        self._news = news
-        self._size = size
-        self._sector = sector
-        self._rules = 0
 
     @property
     def log(self) -> mmap.mmap:
@@ -116,48 +108,6 @@ class Engine(Closing):
         if sent != len(message):
             raise self.trouble() or EngineLost("the engine took half a mark", "run it again")
 
-    def arm(self, rules: Sequence[Rule]) -> None:
-        """From here on these rules hold, and no others; their counts begin at 0. What a rule held is done now.
-
-        Raises Misuse for rules that have no meaning on this disk, EngineLost when nobody answers.
-        """
-        checked(rules, self._size, self._sector)
-        message = Frames.pack(msgspec.json.encode(list(rules)))
-        try:
-            fd = os.open(f"{self.mount_dir}/control", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(fd, message, 0)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise self.trouble() or EngineLost(f"the engine refused an order: {error}", "run it again") from error
-        if rules:
-            self._rules = len(rules)
-
-    def heal(self) -> None:
-        """No rule holds any more, and what was held is done. The counts stay."""
-        self.arm([])
-
-    def counts(self) -> list[Count]:
-        """What each of the rules that were armed last has met. Also when the engine is gone."""
-        return self.status.counts(self._rules)
-
-    def await_hit(self, seconds: float) -> bool:
-        """Wait, at most so long, until a rule acts on a request. Each hit is told once. True too if the engine died."""
-        if not wait_readable(self._news, seconds):
-            return False
-        os.read(self._news, 1)
-        return True
-
-    def halt(self) -> None:
-        """SIGSTOP: it answers nothing until `go_on`. The harness itself must not touch the volume meanwhile."""
-        signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
-
     def stop(self) -> None:
         """Unmount and let it end; what does not end in time is killed. The log stays. Idempotent.
 
@@ -175,9 +125,7 @@ class Engine(Closing):
         """SIGKILL and reap, whatever it is doing; I/O in flight gets an error. Then take the dead mount away."""
         if self._pidfd < 0:
             return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        if not wait_readable(self._pidfd, _STOP_SECONDS):
+        if not self.slay(_STOP_SECONDS):
             raise InternalError(f"the engine (process {self.pid}) survives SIGKILL", "see `ps -eo pid,stat,wchan,cmd`")
         self._close_mark()
         self._unmount()

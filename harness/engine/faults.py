@@ -5,6 +5,7 @@ what was asked for.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from harness.blocklog import LogWriter
 from harness.blocklog.format import FAULT, LIED
 from harness.engine import status as page
-from harness.engine.rules import Armed, Request, Rule
+from harness.engine.rules import SPOILING, Armed, Request, Rule
 from harness.machine import fuse
 
 _MIB = 1 << 20
@@ -28,19 +29,25 @@ class Reply(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A request that a rule keeps unanswered; `do` carries it out after all."""
+    """A request that rule number `rule` keeps unanswered; `do` carries it out after all."""
 
+    rule: int
     unique: int
     do: Callable[[], Reply]
+    refusal: Callable[[], int]
+    """The errno with which a rule that woke meanwhile refuses it; 0: none does."""
 
 
 class Faults:
     """The rules of one engine. `words` is its status page, `news` a pipe that gets a byte for each hit (-1: none)."""
 
-    def __init__(self, log: LogWriter, memory: memoryview, words: memoryview, sector: int, news: int) -> None:
+    def __init__(
+        self, log: LogWriter, memory: memoryview, words: memoryview, size: int, sector: int, news: int
+    ) -> None:
         self._log = log
         self._memory = memory
         self._words = words
+        self._size = size
         self._sector = sector
         self._news = news
         self._armed = Armed()
@@ -57,10 +64,25 @@ class Faults:
         """Whether requests of this kind must go through the rules."""
         return self._armed.on(request)
 
-    def take_held(self) -> list[Held]:
-        """The requests that nobody has answered yet, to be carried out now."""
-        held, self._held = self._held, []
-        return held
+    def wake(self, texts: Sequence[str]) -> None:
+        """These marks were said."""
+        self._armed.wake(texts)
+
+    def release(self, rule: int) -> list[tuple[int, Callable[[], Reply]]]:
+        """This rule holds nothing more. What it held: each request, and what becomes of it now."""
+        self._armed.retire(rule)
+        let_go = [held for held in self._held if held.rule == rule]
+        self._held = [held for held in self._held if held.rule != rule]
+        return [(held.unique, self._judged_again(held)) for held in let_go]
+
+    def release_all(self) -> list[tuple[int, Callable[[], Reply]]]:
+        """What any rule held: each request, and how it is done after all."""
+        let_go, self._held = self._held, []
+        return [(held.unique, held.do) for held in let_go]
+
+    def _judged_again(self, held: Held) -> Callable[[], Reply]:
+        error = held.refusal()
+        return (lambda: Reply(error)) if error else held.do
 
     def through(
         self,
@@ -77,18 +99,19 @@ class Faults:
             error, self._owed = self._owed, 0
             self._note("late error of an earlier write, answered to a flush")
             return Reply(error)
-        rule = self._decide(request, offset, length, texts)
-        return self._act(rule, request, unique, do, offset, length) if rule else do()
+        index = self._decide(request, offset, length, texts)
+        return do() if index is None else self._act(index, request, unique, do, offset, length)
 
     def write(self, unique: int, offset: int, size: int, land: Callable[[int, int], None]) -> Reply | None:
         """The same for a write, whose payload stands at the log's payload_at; land(offset, size) makes it so."""
         done = Reply(body=fuse.WRITE_OUT.pack(size, 0))
-        rule = self._decide("write", offset, size, ())
-        if rule is None:
+        index = self._decide("write", offset, size, ())
+        if index is None:
             land(offset, size)
             return done
-        if rule.action in ("hang", "delay", "signal", "die", "error"):
-            return self._act(rule, "write", unique, self._landing(offset, size, land, done), offset, size)
+        rule = self._armed.rules[index]
+        if rule.action not in SPOILING:
+            return self._act(index, "write", unique, self._landing(offset, size, land, done), offset, size)
         error = self._spoil(rule, offset, size, land)
         self._note(f"{rule.action}: write of {size} at {offset}")
         return Reply(error) if error else done
@@ -117,22 +140,22 @@ class Faults:
             self._memory[self._log.payload_at + rule.shift % size] ^= 1
             land(offset, size)
         elif rule.action == "misdirect":
-            land(offset + rule.shift, size)
+            astray = offset + rule.shift
+            land(astray if 0 <= astray <= self._size - size else max(0, offset - rule.shift), size)
         elif rule.action == "late":
             self._owed = rule.errno
         return 0
 
     def _act(
-        self, rule: Rule, request: str, unique: int, do: Callable[[], Reply], offset: int, length: int
+        self, index: int, request: Request, unique: int, do: Callable[[], Reply], offset: int, length: int
     ) -> Reply | None:
+        rule = self._armed.rules[index]
         if rule.action == "hang":
-            self._held.append(Held(unique, do))
+            refusal = functools.partial(self._armed.refusal, request, offset, length)
+            self._held.append(Held(index, unique, do, refusal))
             return None
         if rule.action == "delay":
             time.sleep(rule.seconds + rule.seconds_per_mib * length / _MIB)
-        elif rule.action == "signal":
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rule.pid, signal.SIGKILL)
         elif rule.action == "die":
             if rule.after:
                 do()
@@ -140,20 +163,31 @@ class Faults:
         elif rule.action == "lie":
             self._log.mark(LIED)
             return Reply()
-        else:  # error, or a discard that is dropped
+        elif rule.action != "signal":  # error, or a discard that is dropped
             self._note(f"{rule.action}: {request}" + (f" of {length} at {offset}" if length else ""))
             return Reply(rule.errno if rule.action == "error" else 0)
         return do()
 
-    def _decide(self, request: Request, offset: int, length: int, texts: Sequence[str]) -> Rule | None:
+    def _decide(self, request: Request, offset: int, length: int, texts: Sequence[str]) -> int | None:
         if not self._armed.on(request):
             return None
-        rule = self._armed.decide(request, offset, length, texts)
+        index = self._armed.decide(request, offset, length, texts)
+        if index is not None and self._armed.rules[index].action == "signal":
+            index = self._strike_process(index)
         self._publish()
-        if rule and self._news >= 0:
+        if index is not None and self._news >= 0:
             with contextlib.suppress(OSError):  # nobody reads, and the pipe is full
                 os.write(self._news, b"h")
-        return rule
+        return index
+
+    def _strike_process(self, index: int) -> int | None:
+        """SIGKILL, before anybody is told of the hit. A process that is gone is none."""
+        try:
+            os.kill(self._armed.rules[index].pid, signal.SIGKILL)
+            return index
+        except ProcessLookupError:
+            self._armed.hit[index] -= 1
+            return None
 
     def _publish(self) -> None:
         for index, (seen, hit) in enumerate(zip(self._armed.seen, self._armed.hit, strict=True)):

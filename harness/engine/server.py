@@ -19,7 +19,7 @@ from harness.engine import status as page
 from harness.engine.blocks import BlockIndex
 from harness.engine.faults import Faults, Reply
 from harness.engine.messages import Frames, Lines
-from harness.engine.rules import Rule, checked
+from harness.engine.rules import Order, Rule, checked
 from harness.errors import BoundExceeded, Misuse
 from harness.machine import fuse
 from harness.machine.fuse import Attributes, Op
@@ -88,7 +88,7 @@ class Server:
         self._lines: dict[int, Lines] = {}
         self._frames = Frames()
         self._orders = Frames()
-        self._faults = Faults(self._log, self._memory, words, sector, news)
+        self._faults = Faults(self._log, self._memory, words, size, sector, news)
         self._faults.arm(rules)
         self._unique = 0
         self._handles = 0
@@ -225,13 +225,15 @@ class Server:
     def _marked(self, texts: Sequence[bytes], reply: Reply) -> Reply | None:
         """Enter the marks of one request, unless a fault waits for one of them."""
 
+        said = [text.decode(errors="replace") for text in texts] if self._faults.on("mark") else ()
+
         def enter() -> Reply:
             for text in texts:
                 self._log.mark(text)
+            self._faults.wake(said)
             self._count()
             return reply
 
-        said = [text.decode(errors="replace") for text in texts] if self._faults.on("mark") else ()
         return self._faults.through("mark", self._unique, enter, texts=said) if texts else enter()
 
     def _write_disk(self, offset: int, size: int) -> Reply | None:
@@ -247,20 +249,30 @@ class Server:
         self._count()
 
     def _control(self, offset: int, size: int) -> Reply:
-        """An order of the harness: the rules that hold from now on. What was held is done and answered first."""
+        """An order of the harness. What it lets go of is answered first."""
         at = self._log.payload_at
         for text in self._orders.feed(offset, bytes(self._memory[at : at + size])):
             try:
-                rules = checked(msgspec.json.decode(text, type=list[Rule]), self._size, self._sector)
+                order = msgspec.json.decode(text, type=Order)
+                rules = checked(order.rules or (), self._size, self._sector)
             except (msgspec.MsgspecError, Misuse):
                 return Reply(errno.EINVAL)
-            self._release_held()
-            self._faults.arm(rules)
+            if order.rules is None:
+                self._answer_all(self._faults.release(order.release))
+            else:
+                self._answer_all(self._faults.release_all())
+                self._faults.arm(rules)
         return Reply(body=fuse.WRITE_OUT.pack(size, 0))
 
-    def _release_held(self) -> None:
-        for work in self._faults.take_held():
-            self._answer(work.unique, work.do())
+    def _answer_all(self, requests: Sequence[tuple[int, Callable[[], Reply]]]) -> None:
+        """Requests that a rule held. Whoever waits for one gets an answer, also when the log is full by now."""
+        for unique, do in requests:
+            try:
+                reply = do()
+            except BoundExceeded:
+                self._words[page.FULL] = 1
+                reply = Reply(errno.EIO)
+            self._answer(unique, reply)
 
     def _count(self) -> None:
         self._words[_BYTES] = self._log.tail

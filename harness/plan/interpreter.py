@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 import msgspec
 
@@ -26,25 +27,35 @@ from harness.plan.plan import START, Outcome, Plan, begin_mark, check_paths, end
 NAME = "harness-writer"
 """What ps calls the child."""
 
+R = TypeVar("R")
+
 _UMASK = 0o022
 _DEATH_SECONDS = 10.0
 
 
-def run_plan(plan: Plan, root: str, mark: Callable[[bytes], None]) -> list[Outcome]:
+def run_plan(
+    plan: Plan, root: str, mark: Callable[[bytes], None], lost: Callable[[], bool] = lambda: False
+) -> list[Outcome]:
     """Run it on the volume mounted at `root` and say how each operation ended, by marks in the log as well.
+
+    Where `lost` is true after a mark, nobody took that mark any more: no further operation is begun.
 
     Raises Misuse for paths that leave the volume, WorkloadFailed when the setup cannot be made durable, and whatever
     `mark` raises. That an operation fails is an outcome.
     """
     check_paths(plan)
-    outcomes = []
+    outcomes: list[Outcome] = []
     root_fd = os.open(root, FOLDER)
     umask = os.umask(_UMASK)
     try:
         for n, operation in enumerate(plan.all):
             if n == len(plan.setup):
                 _start(root, mark)
-            outcomes.append(_run(operation, Volume(root, root_fd, n), mark))
+            mark(begin_mark(n))
+            if lost():
+                return outcomes
+            outcomes.append(_run(operation, Volume(root, root_fd, n)))
+            mark(end_mark(operation, outcomes[-1]))
         if not plan.operations:
             _start(root, mark)
     finally:
@@ -62,21 +73,19 @@ def _start(root: str, mark: Callable[[bytes], None]) -> None:
     mark(START)
 
 
-def _run(operation: Operation, volume: Volume, mark: Callable[[bytes], None]) -> Outcome:
-    mark(begin_mark(volume.n))
+def _run(operation: Operation, volume: Volume) -> Outcome:
     text = str(operation)
     try:
         value, inode, size = do(operation, volume)
-        outcome = Outcome(n=volume.n, op=text, value=value, inode=inode, size=size)
+        return Outcome(n=volume.n, op=text, value=value, inode=inode, size=size)
     except OSError as error:
-        outcome = Outcome(n=volume.n, op=text, errno=error.errno or errno.EIO)
-    mark(end_mark(operation, outcome))
-    return outcome
+        return Outcome(n=volume.n, op=text, errno=error.errno or errno.EIO)
 
 
 class _Task(msgspec.Struct, array_like=True):
     plan: Plan
     mark_path: str
+    may_be_lost: bool = False
 
 
 class _Answer(msgspec.Struct, array_like=True):
@@ -95,6 +104,8 @@ class Writer(Closing):
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self.ended: int | None = None
+        """How the last child ended that died in the middle of a plan, as Init.wait tells it."""
         self._child: Remote | None = self._start()
 
     def _start(self) -> Remote:
@@ -111,19 +122,54 @@ class Writer(Closing):
         Raises Misuse for paths that leave the volume; WorkloadFailed when it hung (and was killed), died or could not
         run the plan to its end. The next call then starts a new child.
         """
+        self.begin(plan, mark_path)
+        return self.finish(timeout)
+
+    def begin(self, plan: Plan, mark_path: str, *, may_be_lost: bool = False) -> None:
+        """Let the child begin with a plan. `may_be_lost`: a volume that is lost ends the plan, and is no failure.
+
+        Raises Misuse for paths that leave the volume, WorkloadFailed when the child is dead.
+        """
         check_paths(plan)
         if self._child is None or self._child.init.poll() is not None:
             self.close()
             self._child = self._start()
-        try:
-            answer = _ask(self._child, _Task(plan, mark_path), timeout)
-        except BaseException:  # an interrupt too: the answer that is still to come belongs to no later plan
-            self.close()
-            raise
+        self.ended = None
+        self._asking(lambda child: child.send(msgspec.msgpack.encode(_Task(plan, mark_path, may_be_lost))))
+
+    def finish(self, timeout: float) -> list[Outcome]:
+        """How the operations of the plan that was begun ended: those that were begun. Raises as `run` does."""
+        answer = self._asking(lambda child: _answer_of(child, timeout))
         if answer.error:
             self.close()
             raise WorkloadFailed(f"the plan could not be run to its end: {answer.error}", "run it again")
         return answer.outcomes
+
+    def _asking(self, ask: Callable[[Remote], R]) -> R:
+        assert self._child is not None
+        try:
+            return ask(self._child)
+        except OSError as error:  # EPIPE, ECONNRESET
+            died = self._death(self._child)
+            self.close()
+            raise died from error
+        except BaseException:  # an interrupt too: the answer that is still to come belongs to no later plan
+            self.close()
+            raise
+
+    def _death(self, child: Remote) -> WorkloadFailed:
+        self.ended = child.init.wait(_DEATH_SECONDS)
+        how = "closed its pipe" if self.ended is None else describe_status(self.ended)
+        return WorkloadFailed(f"the process that ran the plan {how}", "look at the kernel log, and run it again")
+
+    @property
+    def killed(self) -> bool:
+        """The child is dead, by a signal, in the middle of a plan."""
+        return self.ended is not None and self.ended < 0
+
+    def fileno(self) -> int:
+        """Readable when the child has answered. -1: there is none."""
+        return self._child.told.fileno() if self._child else -1
 
     def close(self) -> None:
         """Kill the child, whatever it is doing. Raises InternalError when it hangs inside the kernel for good."""
@@ -132,18 +178,12 @@ class Writer(Closing):
             child.close()
 
 
-def _ask(child: Remote, task: _Task, timeout: float) -> _Answer:
-    try:
-        child.send(msgspec.msgpack.encode(task))
-        if not child.told.poll(timeout):
-            raise WorkloadFailed(f"the plan did not end within {timeout:g} s", "give it longer with --timeout")
-        answer = child.receive()
-    except OSError:  # EPIPE, ECONNRESET
-        answer = None
+def _answer_of(child: Remote, timeout: float) -> _Answer:
+    if not child.told.poll(timeout):
+        raise WorkloadFailed(f"the plan did not end within {timeout:g} s", "give it longer with --timeout")
+    answer = child.receive()
     if answer is None:
-        status = child.init.wait(_DEATH_SECONDS)
-        how = "closed its pipe" if status is None else describe_status(status)
-        raise WorkloadFailed(f"the process that ran the plan {how}", "look at the kernel log, and run it again")
+        raise OSError(errno.EPIPE, "it died")
     return msgspec.msgpack.decode(answer, type=_Answer)
 
 
@@ -170,16 +210,24 @@ def _answer(task: _Task, root: str) -> _Answer:
 
 def _run_marked(task: _Task, root: str) -> list[Outcome]:
     fd = os.open(task.mark_path, os.O_WRONLY | os.O_CLOEXEC)
+    lost = False
 
     def mark(text: bytes) -> None:
+        nonlocal lost
         message = Frames.pack(text)
-        if os.pwrite(fd, message, 0) != len(message):
-            raise InternalError("the engine took half a mark", "run it again")
+        try:
+            if os.pwrite(fd, message, 0) != len(message):
+                raise InternalError("the engine took half a mark", "run it again")
+        except OSError:
+            if not task.may_be_lost:
+                raise
+            lost = True
 
     try:
-        return run_plan(task.plan, root, mark)
+        return run_plan(task.plan, root, mark, lambda: lost)
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # of a dead engine
+            os.close(fd)
 
 
 def _settle(keep: set[int]) -> None:

@@ -157,7 +157,7 @@ def _unknown(summary: str) -> Trial:
 
 
 def _give_back(before: set[str]) -> bool:
-    """Devices that appeared since, and that have no capacity: whoever waits for them can go on. False: there is none."""
+    """Give back the devices that appeared since and have no capacity. False: there are none."""
     found = False
     for status in loop.bound():
         if status.removed and status.path not in before:
