@@ -16,6 +16,7 @@ from harness.blocklog import Promise
 from harness.crash.model import show_count
 from harness.errors import HarnessError, RequirementMissing, TrialUnknown
 from harness.machine.files import write_atomically
+from harness.reporting.evidence import classes
 from harness.reporting.facts import Facts, facts_of
 from harness.reporting.terminal import replay_command
 from harness.settings import Settings
@@ -107,6 +108,7 @@ def of_finding(finding: Finding) -> dict[str, Any]:
         "summary": safe(finding.summary),
         "output": safe(finding.output),
         "kernel": [safe(line) for line in finding.kernel],
+        "kernel_classes": classes(finding.kernel),
     }
 
 

@@ -8,8 +8,8 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from harness.machine.kmsg import classify
-from harness.reporting.text import count, printable
+from harness.reporting.evidence import troubles
+from harness.reporting.text import printable
 from harness.trial.live import System, Trial
 from harness.verdict import FindingKind, Verdict
 
@@ -42,15 +42,6 @@ def replay_command(system: System[Any], variant: str, plan: str) -> str:
     return f"harness trial {system.home} {variant} --plan {shlex.quote(plan)}"
 
 
-def kernel_lines(lines: Sequence[str], limit: int = _KERNEL_MAX) -> list[str]:
-    """The kernel's lines that report trouble, each once and with its class; the others are counted."""
-    told = [(classify(line), line) for line in lines]
-    first = [f"{kind}: {printable(line)}" for kind, line in told if kind]
-    distinct = list(dict.fromkeys(first))
-    rest = len(lines) - len(distinct[:limit])
-    return distinct[:limit] + ([f"… and {count(rest, 'more line')}"] if rest > 0 else [])
-
-
 def trial_lines(system: System[Any], variant: str, plan: str, trial: Trial, *, verbose: bool = False) -> list[str]:
     """One trial as plain lines: findings, story, facts, the kernel's words, the command that replays it.
 
@@ -61,7 +52,7 @@ def trial_lines(system: System[Any], variant: str, plan: str, trial: Trial, *, v
         lines.append(f"{finding.kind}  {printable(finding.summary)}")
         lines += [f"  {printable(line)}" for line in finding.output.splitlines()]
     fields = [("story", trial.story), ("facts", [f"{name}: {value}" for name, value in trial.facts.items()])]
-    fields += [("kernel", trial.kernel if verbose else kernel_lines(trial.kernel)), ("plan", [plan])]
+    fields += [("kernel", trial.kernel if verbose else troubles(trial.kernel, _KERNEL_MAX)), ("plan", [plan])]
     fields.append(("replay", [replay_command(system, variant, plan)]))
     for label, its in fields:
         lines += [f"  {label if n == 0 else '':<{_LABEL}} {printable(line)}" for n, line in enumerate(its)]

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.blocklog import Kind
+from harness.reporting.evidence import classified
 from harness.reporting.facts import Facts, Lost, facts_of
 from harness.reporting.text import count, of_bytes, printable, seconds, shortened, size, tail
 from harness.settings import Settings
@@ -62,7 +63,7 @@ class Page:
         output = tail(finding.output, _EVERYTHING)
         if output != [printable(finding.summary)]:
             self.block("it printed", self.limited(output, _OUTPUT_LINES))
-        self.block("kernel", self.limited([printable(line) for line in finding.kernel], _KERNEL_LINES))
+        self.block("kernel", self.limited([classified(line) for line in finding.kernel], _KERNEL_LINES))
 
     def state(self, known: Facts) -> None:
         """The cut, what was lost, what was promised."""
