@@ -6,11 +6,13 @@
     ├── Misuse                 the command, option, marker or call is wrong               exit 2
     │   └── BadBundle          the file is no bundle, is damaged, or comes from a newer harness
     │   └── BadLog             the bytes are no block log in the dm-log-writes format
+    │   └── BadJournal         the file is no journal of a volume, or is damaged other than by a crash
     ├── TrialUnknown           no honest verdict can be given                             exit 3
     │   ├── WorkloadFailed     the workload exited non-zero, hung, or left the volume
     │   ├── CheckUnsound       the check says no even where no power was cut
     │   ├── BoundExceeded      the log or the volume outgrew its bound
-    │   └── EngineLost         the process that serves the volume died
+    │   ├── EngineLost         the process that serves the volume died
+    │   └── VolumeStuck        somebody holds the volume's device, and it cannot be detached, or attached again
     ├── RequirementMissing     this machine lacks something                               exit 4
     └── InternalError          the harness itself is at fault                             exit 5
         └── ProgramFailed      an external program (mkfs, fsck, …) did not do its work
@@ -52,6 +54,10 @@ class BadLog(Misuse):
     """Bytes that are not a block log in the dm-log-writes format, or one cut off in the middle of an entry."""
 
 
+class BadJournal(Misuse):
+    """A file that is no journal of a volume, or whose damage is not the torn end that a crash leaves."""
+
+
 class TrialUnknown(HarnessError):
     """The trial ended without a verdict that could be defended. Never counted as intact."""
 
@@ -80,6 +86,14 @@ class BoundExceeded(TrialUnknown):
 
 class EngineLost(TrialUnknown):
     """The engine's process ended while the volume was in use."""
+
+
+class VolumeStuck(TrialUnknown):
+    """The device is still bound, or its file system alive. `holders`: those who can be named (machine.holders)."""
+
+    def __init__(self, cause: str, remedy: str = "", holders: Sequence[object] = ()) -> None:
+        super().__init__(cause, remedy)
+        self.holders = tuple(holders)
 
 
 class Missing(NamedTuple):

@@ -74,7 +74,7 @@ def loops_with(token: str) -> list[str]:
     for path in glob.glob("/sys/block/loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
             # Once the engine's mount is out of the tree, the path of its file begins there.
-            if token in (backing := Path(path).read_text()) or backing == "/disk\n":
+            if token in (backing := Path(path).read_text()) or "/crash-harness-disk-" in backing:
                 found.append(path)
     return found
 

@@ -19,12 +19,20 @@ COMMANDS = {
     "show": "Say what a bundle is: plan, log by epoch, the cut, what was lost, the verdict.",
     "export": "Write a bundle's disks and log for other tools.",
     "plan": "Run a plan of file operations and judge what the file system owes it.",
+    "strike": "Run a plan live and let a fault strike it: a kill, a removal, an I/O error.",
     "enumerate": "Judge every sequence of operations within bounds.",
     "litmus": "Say which surprising outcomes each file system lets happen, beside published results.",
+    "fsync-failure": "Say what each file system does when a write of an fsync fails, beside published results.",
     "run": "Run the scenarios as CI runs them, or those of one system under test.",
     "trial": "Run one plan of a system under test again, and show what happened.",
+    "volumes": "List the volumes on this machine, and who holds them.",
+    "sweep": "Clear what a dead run left on this machine.",
     "doctor": "Say what this machine has, what is missing, and how to get it.",
 }
+
+
+def module_of(command: str) -> str:
+    return command.replace("-", "_")
 
 
 class LazyGroup(click.Group):
@@ -36,7 +44,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"harness.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"harness.cli.{module_of(cmd_name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

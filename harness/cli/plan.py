@@ -29,7 +29,7 @@ def command(file: str, reports: str, json_path: str, quiet: bool, verbose: bool,
       {"kind": "crash-harness plan", "operations": [
         {"op": "creat", "path": "foo"}, {"op": "write", "path": "foo", "length": 4096}, {"op": "fsync", "path": "foo"}]}
     """
-    plan = _read(file)
+    plan = read_plan(file)
     settings = options.settings_of(values)
     commands = Commands()
     desk = Desk(json_path, quiet=quiet, verbose=verbose)
@@ -40,7 +40,8 @@ def command(file: str, reports: str, json_path: str, quiet: bool, verbose: bool,
     return conclude(desk, recording, settings, commands, (), reports, plan=plan)
 
 
-def _read(path: str) -> Plan:
+def read_plan(path: str) -> Plan:
+    """The plan in a file, or on standard input for '-'. Raises Misuse for what cannot be read, or is no plan."""
     try:
         if path == "-":
             return from_json(sys.stdin.buffer.read())

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import mmap
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from harness.blocklog import BlockLog
 from harness.engine.messages import Frames
 from harness.engine.orders import Commanded
 from harness.engine.rules import Rule
-from harness.engine.server import LOG_SLACK, Server
+from harness.engine.server import DISK, LOG_SLACK, Server
 from harness.engine.status import Status
 from harness.errors import BoundExceeded, EngineLost, HarnessError, InternalError
 from harness.machine import fuse, latency, mounts, syscalls
@@ -46,7 +47,7 @@ class Engine(Commanded):
     ) -> None:
         super().__init__(mount_dir, status, os.pidfd_open(pid), news, size, sector)
         self.pid = pid
-        self.disk_path = f"{mount_dir}/disk"
+        self.disk_path = f"{mount_dir}/{DISK}{secrets.token_hex(4)}"
         self.promise_path = f"{mount_dir}/promise"
         self.exit_status: int | None = None
         self._log = log
@@ -115,6 +116,7 @@ class Engine(Commanded):
         """
         if self._pidfd < 0:
             return
+        self.go_on()  # halted, it would never see the end of its mount
         self._close_mark()
         if self._unmount() and wait_readable(self._pidfd, _STOP_SECONDS):
             self._reap()

@@ -16,6 +16,7 @@ from harness.errors import EngineLost, HarnessError
 from harness.machine.process import wait_readable
 
 _NEWS_MAX = 4096
+_LOOK_SECONDS = 0.0005
 
 
 class Commanded(Closing):
@@ -57,6 +58,13 @@ class Commanded(Closing):
         """
         self._order(Order(release=rule))
 
+    def wake(self, text: str) -> None:
+        """Append a mark, for the rules that wait `since` it. Unlike `mark`, also while a mark of somebody's is held.
+
+        The kernel lets one process at a time write to a file such as `mark` (fs/fuse/file.c, inode_lock).
+        """
+        self._order(Order(say=text))
+
     def counts(self) -> list[Count]:
         """What each of the rules that were armed last has met. Also when the engine is gone."""
         return self.status.counts(self._rules)
@@ -74,8 +82,11 @@ class Commanded(Closing):
         return True
 
     def halt(self) -> None:
-        """SIGSTOP: it answers nothing until `go_on`. The harness itself must not touch the volume meanwhile."""
+        """SIGSTOP: when this returns it answers nothing, until `go_on`. Whoever touches the volume meanwhile waits."""
         signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
+        while not os.waitid(os.P_PIDFD, self._pidfd, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+            if wait_readable(self._pidfd, _LOOK_SECONDS):  # it died instead
+                return
 
     def go_on(self) -> None:
         """SIGCONT."""

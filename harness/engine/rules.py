@@ -81,11 +81,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the harness has to say to an engine: the rules that hold from now on, or that one holds no request more."""
+    """What the harness has to say to an engine. Of several things all are done, in this order."""
 
     rules: list[Rule] | None = None
-    release: int = -1
-    """The place of a `hang` rule among those that are armed."""
+    """These hold from now on, and what others held is done."""
+    say: str = ""
+    """A mark, which may wake rules."""
+    release: int | None = None
+    """The rule at this place of those that are armed holds nothing more."""
 
 
 class Count(msgspec.Struct, frozen=True):

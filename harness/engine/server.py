@@ -25,7 +25,10 @@ from harness.machine import fuse
 from harness.machine.fuse import Attributes, Op
 
 _ROOT, _DISK, _PROMISE, _MARK, _CONTROL = fuse.ROOT_ID, 2, 3, 4, 5
-_NAMES = {b"disk": _DISK, b"promise": _PROMISE, b"mark": _MARK, b"control": _CONTROL}
+DISK = "crash-harness-disk-"
+"""How the disk's name begins. What stands behind it tells it, in sysfs, from the disks of other engines."""
+
+_NAMES = {b"promise": _PROMISE, b"mark": _MARK, b"control": _CONTROL}
 
 _HEAD = fuse.WRITE_REQUEST.size
 _HEADER = fuse.IN_HEADER.size
@@ -249,7 +252,7 @@ class Server:
         self._count()
 
     def _control(self, offset: int, size: int) -> Reply:
-        """An order of the harness. What it lets go of is answered first."""
+        """An order of the harness. What it lets go of is answered before the order is."""
         at = self._log.payload_at
         for text in self._orders.feed(offset, bytes(self._memory[at : at + size])):
             try:
@@ -257,11 +260,14 @@ class Server:
                 rules = checked(order.rules or (), self._size, self._sector)
             except (msgspec.MsgspecError, Misuse):
                 return Reply(errno.EINVAL)
-            if order.rules is None:
-                self._answer_all(self._faults.release(order.release))
-            else:
+            if order.rules is not None:
                 self._answer_all(self._faults.release_all())
                 self._faults.arm(rules)
+            if order.say:
+                self._log.mark(order.say.encode())
+                self._faults.wake([order.say])
+            if order.release is not None:
+                self._answer_all(self._faults.release(order.release))
         return Reply(body=fuse.WRITE_OUT.pack(size, 0))
 
     def _answer_all(self, requests: Sequence[tuple[int, Callable[[], Reply]]]) -> None:
@@ -347,7 +353,10 @@ class Server:
         return _DONE
 
     def _lookup(self, node: int, body: memoryview) -> Reply:
-        wanted = _NAMES.get(bytes(body).partition(b"\0")[0]) if node == _ROOT else None
+        name = bytes(body).partition(b"\0")[0]
+        wanted = _DISK if name.startswith(DISK.encode()) else _NAMES.get(name)
+        if node != _ROOT:
+            wanted = None
         return Reply(body=fuse.entry_reply(self._attributes[wanted])) if wanted else Reply(errno.ENOENT)
 
     def _getattr(self, node: int, _body: memoryview) -> Reply:

@@ -1,12 +1,16 @@
 """System calls on files that Python 3.11 has no function for. Each raises OSError with the kernel's errno.
 
-Sources: fallocate(2), rename(2), sync_file_range(2), mmap(2), msync(2). glibc has wrappers for all of them since 2.28.
+Sources: fallocate(2), rename(2), sync_file_range(2), mmap(2), msync(2): glibc has wrappers for all of them since 2.28.
+For the ioctls uapi/linux/fs.h (BLKROSET), fs/ext4/ext4.h and fs/xfs/libxfs/xfs_fs.h (shutdown: the same in both).
 """
 
 import contextlib
 import ctypes
+import enum
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Callable, Iterator
 
 FALLOC_KEEP_SIZE = 0x01
@@ -21,6 +25,11 @@ RENAME_EXCHANGE = 2
 WAIT_BEFORE = 1
 WRITE = 2
 WAIT_AFTER = 4
+
+_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
+_NO_SUCH_SHUTDOWN = 1000
+_BLKROSET = 0x125D
+_INT = struct.Struct("=i")
 
 _PROT_NONE = 0
 _MAP_SHARED = 1
@@ -61,6 +70,42 @@ def msync(fd: int, offset: int, length: int) -> None:
     """
     with _mapped(fd, offset, length) as address:
         _call(lambda: _libc.msync(address, length, _MS_SYNC))
+
+
+class Shutdown(enum.IntEnum):
+    """What survives of a file system that is shut down. Nothing more reaches the device, and every call gets EIO."""
+
+    LOG_FLUSHED = 1
+    """The journal is written out first: metadata survive, dirty pages do not."""
+    LOG_LOST = 2
+    """What only memory has of the journal is lost."""
+
+
+def shut_down(path: str, how: Shutdown) -> None:
+    """FS_IOC_SHUTDOWN of the file system at `path`, until it is unmounted. Raises OSError: ENOTTY where it has none."""
+    _shut_down(path, how)
+
+
+def can_shut_down(path: str) -> bool:
+    """Whether the file system at `path` knows the ioctl. Asked with flags that none has: EINVAL, nothing done."""
+    try:
+        _shut_down(path, _NO_SUCH_SHUTDOWN)
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return True
+
+
+def _shut_down(path: str, flags: int) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _IOC_SHUTDOWN, _INT.pack(flags))
+    finally:
+        os.close(fd)
+
+
+def set_read_only(fd: int, read_only: bool) -> None:
+    """BLKROSET: no mount of the block device for writing from here on. What is mounted already writes on (measured)."""
+    fcntl.ioctl(fd, _BLKROSET, _INT.pack(read_only))
 
 
 @contextlib.contextmanager

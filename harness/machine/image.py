@@ -6,6 +6,7 @@ A size costs nothing until pages are written. Source: memfd_create(2), lseek(2) 
 import errno
 import mmap
 import os
+import secrets
 from collections.abc import Iterator
 from typing import Self
 
@@ -30,13 +31,13 @@ class Image(Closing):
 
     @classmethod
     def create(cls, size: int, label: str) -> Self:
-        """An image of `size` zero bytes, seen in /proc as memfd:crash-harness:`label`.
+        """An image of `size` zero bytes, seen in /proc as memfd:crash-harness:`label`:…, a name of its own.
 
         Raises OSError as memfd_create(2), ftruncate(2) and mmap(2) do, ValueError for a size that is not positive.
         """
         if size <= 0:
             raise ValueError(f"an image of {size} bytes")
-        fd = os.memfd_create(_NAME_PREFIX + label, os.MFD_CLOEXEC)
+        fd = os.memfd_create(f"{_NAME_PREFIX}{label}:{secrets.token_hex(4)}", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, size)
             return cls(fd, size)

@@ -23,5 +23,5 @@ def has_file_system(fs_type: str) -> bool:
 
 
 def _registered() -> set[str]:
-    with open("/proc/filesystems", encoding="ascii") as lines:
+    with open("/proc/filesystems", encoding="utf-8") as lines:
         return {line.split()[-1] for line in lines if line.strip()}

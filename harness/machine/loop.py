@@ -1,8 +1,9 @@
 """Loop devices by ioctl: no losetup, no leak.
 
 A device is bound with LO_FLAGS_AUTOCLEAR, so the kernel releases it when the last opener (this process, a mount) is
-gone, however that came about. It carries our ownership mark in lo_file_name, and behind a colon the label of its
-volume. Source: loop(4), uapi/linux/loop.h, drivers/block/loop.c.
+gone, however that came about. It carries our ownership mark in lo_file_name, with the label of its volume and the
+process that bound it: `crash-harness:LABEL@OWNER` (owners.Owner). Source: loop(4), uapi/linux/loop.h,
+drivers/block/loop.c.
 """
 
 import errno
@@ -13,7 +14,8 @@ import time
 from typing import NamedTuple
 
 from harness.closing import Closing
-from harness.errors import Missing, RequirementMissing
+from harness.errors import InternalError, Missing, RequirementMissing
+from harness.machine import owners
 
 OWNER_MARK = b"crash-harness"
 
@@ -32,10 +34,16 @@ _LO_FLAGS_DIRECT_IO = 16
 # struct loop_info64: device, inode, rdevice, offset, sizelimit; number, encrypt_type, encrypt_key_size, flags;
 # file_name, crypt_name, encrypt_key, init.
 _INFO = struct.Struct("<QQQQQIIII64s64s32s16s")
+_SIZE_LIMIT, _FILE_NAME = 4, 9
 _CONFIG_HEAD = struct.Struct("<II")
 _CONFIG_RESERVED = bytes(64)
 
+_FILES = ("memfd:crash-harness:", "crash-harness-disk-")
+"""How the names of our files begin: those of an Image and of an engine."""
+
 _NAME_MAX = 63  # lo_file_name ends with a NUL
+LABEL_MAX = 22
+"""Bytes of a label: what the rest of the mark leaves, whatever pid, start and namespace the owner has."""
 
 GONE = 512
 """The size limit, in bytes, of a device that was taken away: one sector is left, and all I/O of a file system fails
@@ -44,20 +52,33 @@ with "attempt to access beyond end of device". With 0 sectors the kernel fails i
 _ATTEMPTS_SECONDS = 10.0
 
 
-class Status(NamedTuple):
-    """What the kernel says of a bound device (LOOP_GET_STATUS64). `backing`: st_dev and st_ino of the file below it."""
+class Bound(NamedTuple):
+    """A bound loop device; `size_limit` in bytes, 0 for none."""
 
     path: str
-    label: str
-    """What our mark says behind its colon."""
-    backing: tuple[int, int]
     size_limit: int
-    autoclear: bool
 
     @property
     def removed(self) -> bool:
         """Its capacity was taken away: nothing can be read from it or written to it."""
         return 0 < self.size_limit <= GONE
+
+
+class Status(NamedTuple):
+    """What the kernel says of a bound device (LOOP_GET_STATUS64). `backing`: st_dev and st_ino of the file below it."""
+
+    path: str
+    label: str
+    backing: tuple[int, int]
+    size_limit: int
+    autoclear: bool
+    owner: owners.Owner | None = None
+    """The process that bound it, or that adopted it since."""
+
+    @property
+    def removed(self) -> bool:
+        """See Bound."""
+        return Bound(self.path, self.size_limit).removed
 
 
 class LoopDevice(Closing):
@@ -102,11 +123,7 @@ class LoopDevice(Closing):
 
 def limit(fd: int, size: int) -> None:
     """LoopDevice.limit for a device that somebody else bound, open here as `fd`."""
-    info = bytearray(_INFO.size)
-    fcntl.ioctl(fd, _LOOP_GET_STATUS64, info)
-    fields = list(_INFO.unpack(info))
-    fields[4] = size
-    fcntl.ioctl(fd, _LOOP_SET_STATUS64, _INFO.pack(*fields))
+    _change(fd, _SIZE_LIMIT, size)
 
 
 def clear(fd: int) -> None:
@@ -117,14 +134,13 @@ def clear(fd: int) -> None:
 def attach(
     fd: int, *, sector_size: int = 4096, direct_io: bool = False, read_only: bool = False, label: str = ""
 ) -> LoopDevice:
-    """Bind a free loop device to the file open as `fd`, in one LOOP_CONFIGURE. `label` goes into our mark.
+    """Bind a free loop device to the file open as `fd`, in one LOOP_CONFIGURE. `label`: at most LABEL_MAX bytes.
 
     LOOP_CTL_GET_FREE followed by LOOP_CONFIGURE is a race between processes: on EBUSY the next free device is tried.
     Raises RequirementMissing where there is no /dev/loop-control, OSError for what the kernel refuses.
     """
     flags = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_DIRECT_IO if direct_io else 0) | (_LO_FLAGS_READ_ONLY if read_only else 0)
-    mark = OWNER_MARK + (b":" + label.encode() if label else b"")
-    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, mark[:_NAME_MAX], b"", b"", b"")
+    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, _mark(label), b"", b"", b"")
     config = _CONFIG_HEAD.pack(fd, sector_size) + info + _CONFIG_RESERVED
     give_up_at = time.monotonic() + _ATTEMPTS_SECONDS
     control = _open_control()
@@ -143,15 +159,74 @@ def attach(
         os.close(control)
 
 
+def adopt(path: str) -> LoopDevice:
+    """Hold a device that another process of ours bound, and that may be dead: it is this process's from here on.
+
+    Raises OSError: ENXIO where it is no longer bound.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        status = status_at(fd, path)
+        if status is None:
+            raise OSError(errno.ENXIO, "not a device of ours any more", path)
+        _change(fd, _FILE_NAME, _mark(status.label))
+    except BaseException:
+        os.close(fd)
+        raise
+    return LoopDevice(int(path.removeprefix("/dev/loop")), fd)
+
+
 def ours() -> list[str]:
     """Paths of all loop devices on this machine that carry our ownership mark."""
     return [status.path for status in bound()]
 
 
 def bound() -> list[Status]:
-    """All bound loop devices on this machine that carry our ownership mark."""
-    names = [name for name in sorted(os.listdir("/sys/block")) if os.path.exists(f"/sys/block/{name}/loop")]
+    """All bound loop devices on this machine that carry our ownership mark, asked one by one.
+
+    To ask a device whose capacity is being changed while it answers nothing is to hang with it: see `over`.
+    """
+    names = [name for name in sorted(os.listdir("/sys/block")) if os.path.basename(_backing(name)).startswith(_FILES)]
     return [status for name in names if (status := status_of(f"/dev/{name}"))]
+
+
+def over(*files: str) -> list[Bound]:
+    """The loop devices over files of these names (file_name), as sysfs has them: no device is opened, nothing hangs."""
+    names = [name for name in sorted(os.listdir("/sys/block")) if os.path.basename(_backing(name)) in files]
+    return [Bound(f"/dev/{name}", _size_limit(name)) for name in names]
+
+
+def over_fd(fd: int) -> list[Bound]:
+    """The same over the file open as `fd`: more than one that is not removed is a split attachment."""
+    return over(file_name(fd))
+
+
+def file_name(fd: int) -> str:
+    """What `over` is to be asked for: the name of the file open as `fd`, which is no other's (Image, ServedDisk)."""
+    return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+
+
+def removed() -> list[Bound]:
+    """All loop devices on this machine, whosever they are, that have no capacity. None of them is opened."""
+    found = [Bound(f"/dev/{name}", _size_limit(name)) for name in sorted(os.listdir("/sys/block"))]
+    return [device for device in found if device.removed]
+
+
+def _size_limit(name: str) -> int:
+    return int(_attribute(name, "sizelimit") or 0)
+
+
+def _backing(name: str) -> str:
+    """The file below a loop device, as sysfs spells it; empty for one that is not bound, and for what is none."""
+    return _attribute(name, "backing_file")
+
+
+def _attribute(name: str, attribute: str) -> str:
+    try:
+        with open(f"/sys/block/{name}/loop/{attribute}", encoding="utf-8", errors="surrogateescape") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
 
 
 def status_of(path: str) -> Status | None:
@@ -161,24 +236,25 @@ def status_of(path: str) -> Status | None:
     except OSError:
         return None
     try:
-        info = bytearray(_INFO.size)
-        fcntl.ioctl(fd, _LOOP_GET_STATUS64, info)
-        device, inode, _, _, size_limit, _, _, _, flags, name, *_ = _INFO.unpack(info)
-    except OSError:
-        return None  # ENXIO: not bound
+        return status_at(fd, path)
     finally:
         os.close(fd)
-    mark, _, label = name.rstrip(b"\0").partition(b":")
+
+
+def status_at(fd: int, path: str) -> Status | None:
+    """The same for a device that is open as `fd`."""
+    info = bytearray(_INFO.size)
+    try:
+        fcntl.ioctl(fd, _LOOP_GET_STATUS64, info)
+    except OSError:
+        return None  # ENXIO: not bound
+    device, inode, _, _, size_limit, _, _, _, flags, name, *_ = _INFO.unpack(info)
+    mark, _, rest = name.rstrip(b"\0").partition(b":")
     if mark != OWNER_MARK:
         return None
+    label, _, owner = rest.decode(errors="replace").rpartition("@")
     autoclear = bool(flags & _LO_FLAGS_AUTOCLEAR)
-    return Status(path, label.decode(errors="replace"), (device, inode), size_limit, autoclear)
-
-
-def bound_to(fd: int) -> list[Status]:
-    """The devices of ours that are bound to the file open as `fd`: more than one is a split attachment."""
-    found = os.fstat(fd)
-    return [status for status in bound() if status.backing == (found.st_dev, found.st_ino)]
+    return Status(path, label, (device, inode), size_limit, autoclear, owners.parse(owner))
 
 
 def held(path: str) -> bool:
@@ -196,6 +272,20 @@ def held(path: str) -> bool:
         if error.errno in (errno.ENXIO, errno.ENOENT, errno.ENODEV):
             return False
         raise
+
+
+def _change(fd: int, field: int, value: int | bytes) -> None:
+    info = bytearray(_INFO.size)
+    fcntl.ioctl(fd, _LOOP_GET_STATUS64, info)
+    fields = list(_INFO.unpack(info))
+    fields[field] = value
+    fcntl.ioctl(fd, _LOOP_SET_STATUS64, _INFO.pack(*fields))
+
+
+def _mark(label: str) -> bytes:
+    if len(label.encode()) > LABEL_MAX:
+        raise InternalError(f"the label {label!r} is longer than {LABEL_MAX} bytes", "give the volume a shorter name")
+    return b"%s:%s@%s" % (OWNER_MARK, label.encode(), str(owners.this_process()).encode())
 
 
 def _open_control() -> int:

@@ -38,7 +38,7 @@ class Disk(Protocol):
     def detach(self) -> None:
         """Let the device go. Where somebody else holds it (a mount), it stays bound until the last of them is gone."""
 
-    def bound(self) -> list[loop.Status]:
+    def bound(self) -> list[loop.Bound]:
         """The block devices that the kernel still has of this disk, those pulled out included."""
 
     def medium(self) -> Image:
@@ -91,9 +91,9 @@ class PlainDisk(_Attachable):
             self.device.release()
             self.device = None
 
-    def bound(self) -> list[loop.Status]:
+    def bound(self) -> list[loop.Bound]:
         """See Disk."""
-        return loop.bound_to(self.image.fd)
+        return loop.over_fd(self.image.fd)
 
     def medium(self) -> Image:
         """See Disk. What lies in the page cache of the block device is not on the medium."""
@@ -115,6 +115,7 @@ class ServedDisk(_Attachable):
         self.spec = spec
         self.label = label
         self.logs: list[BlockLog] = []
+        self._files: list[str] = []
         self._engine: Engine | None = None
         self._base = base
         self._owns_base = False
@@ -146,6 +147,7 @@ class ServedDisk(_Attachable):
             mount_dir=self._folder,
             rules=rules,
         )
+        self._files.append(os.path.basename(self._engine.disk_path))
         try:
             self.device = self._bind()
         except BaseException:
@@ -166,9 +168,9 @@ class ServedDisk(_Attachable):
             else:
                 self._engine.kill()
 
-    def bound(self) -> list[loop.Status]:
+    def bound(self) -> list[loop.Bound]:
         """See Disk. By label: the file below lies in an engine that may be dead."""
-        return [status for status in loop.bound() if status.label == self.label]
+        return loop.over(*self._files)
 
     def kill_engine(self) -> None:
         """SIGKILL to the engine: every request fails from here on, and the medium is what it had answered."""
