@@ -8,7 +8,7 @@ import psutil
 import pytest
 import toy_system
 from cli_support import Ran, harness
-from toy_system import SYSTEM, Plan
+from toy_system import DAEMON, SYSTEM, Plan
 
 from harness.errors import Misuse
 from harness.machine import loop
@@ -61,7 +61,7 @@ def test_a_trial_says_what_happened_and_what_the_kernel_said() -> None:
     assert (lost.verdict, lost.convictions) == (Verdict.CORRUPTED, {FindingKind.LOST_CLEAN})
     assert (kept.verdict, kept.findings) == (Verdict.INTACT, [])
     assert kept.story == ["8 blocks written", "32768 bytes found"]
-    assert any("attempt to access beyond end of device" in line for line in lost.kernel)
+    assert any("Aborting journal on device" in line for line in lost.kernel)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,8 @@ def test_a_trial_that_comes_to_nothing_is_unknown(mischief: str, says: str) -> N
 
 
 def test_whatever_a_trial_leaves_running_ends_with_it() -> None:
-    before = set(psutil.pids())
     assert SYSTEM.trial("syncs", Plan(mischief="daemonize")).verdict is Verdict.INTACT
-    left = [psutil.Process(pid) for pid in set(psutil.pids()) - before]
-    assert not [process for process in left if process.name() == "harness-trial"]
+    assert DAEMON not in {process.info["name"] for process in psutil.process_iter(["name"])}
 
 
 def test_the_watchdog_gives_the_device_back_before_it_kills() -> None:
@@ -94,7 +92,7 @@ def test_a_search_finds_the_smallest_plan_and_is_the_same_each_time() -> None:
         assert search.again == "2/2"
     assert searches[0].tried == searches[1].tried
     right = failing(SYSTEM, "syncs", plans=12, seed=3)
-    assert (right.plan, right.tried) == (None, 12)
+    assert right.plan is None and right.tried >= 12
 
 
 def test_wrong_names_and_plans_are_misuse() -> None:

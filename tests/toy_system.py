@@ -25,6 +25,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     mischief: str = ""
 
 
+DAEMON = f"toy-{os.getpid()}"
+"""What ps calls the process that a trial leaves running."""
+
 _SPEC = VolumeSpec.of(Settings())
 
 
@@ -68,6 +71,7 @@ def _mischief(what: str) -> Trial:
     if what == "daemonize" and os.fork() == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.setsid()
+        syscalls.set_process_name(DAEMON)
         time.sleep(600)
     if what == "hang":
         time.sleep(600)
@@ -75,7 +79,7 @@ def _mischief(what: str) -> Trial:
         disk = PlainDisk(_SPEC, Image.create(1 << 20, "toy"), "toy")
         device = disk.attach()
         disk.remove()
-        while loop.bound_to(disk.image.fd)[0].removed:
+        while loop.over_fd(disk.image.fd)[0].removed:
             time.sleep(0.01)
         os.close(device.fd)
     return Trial(facts={"mischief": what})

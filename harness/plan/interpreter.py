@@ -131,11 +131,16 @@ class Writer(Closing):
         Raises Misuse for paths that leave the volume, WorkloadFailed when the child is dead.
         """
         check_paths(plan)
+        self.ready()
+        self.ended = None
+        self._asking(lambda child: child.send(msgspec.msgpack.encode(_Task(plan, mark_path, may_be_lost))))
+
+    def ready(self) -> int:
+        """The child's pid; a new child, where the last one is dead."""
         if self._child is None or self._child.init.poll() is not None:
             self.close()
             self._child = self._start()
-        self.ended = None
-        self._asking(lambda child: child.send(msgspec.msgpack.encode(_Task(plan, mark_path, may_be_lost))))
+        return self._child.init.pid
 
     def finish(self, timeout: float) -> list[Outcome]:
         """How the operations of the plan that was begun ended: those that were begun. Raises as `run` does."""

@@ -7,23 +7,30 @@ settings. The bundle of a failing test is named for the test: the last one, whic
 import contextlib
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 import xxhash
 
+from harness.machine import mounts
 from harness.plan.plan import Plan
 from harness.plugin import options
 from harness.plugin.failure import CrashFailure, door
-from harness.plugin.text import failure_text, title_of
+from harness.plugin.text import failure_text, shown_path, struck_text, title_of
 from harness.plugin.volume import require
 from harness.settings import Settings, from_text
 from harness.trial import bundle as bundles
 from harness.trial.judging import Judge
+from harness.trial.kill import KillBench, packed
 from harness.trial.lab import Judgement, Lab, open_labs
 from harness.trial.plans import plan_checker
 from harness.trial.report import Report
 from harness.trial.shrink import shrink_state
 from harness.verdict import Verdict
+from harness.volume import VolumeSpec, make_base
+
+if TYPE_CHECKING:
+    from harness.faults import Fault
 
 MAX_STATES = 100
 """Crash states a plan is judged by, where nobody says otherwise: Hypothesis draws many plans."""
@@ -42,6 +49,7 @@ class PlanJudge:
         self._ini: Mapping[str, object] = {"max_states": MAX_STATES, **options.ini_values(config)}
         self._reports = options.reports_folder(config)
         self._labs: dict[Settings, Lab] = {}
+        self._benches: dict[Settings, KillBench] = {}
         self._remembered: dict[tuple[str, Settings], str] = {}
         self._stack = contextlib.ExitStack()
         self.plans = 0
@@ -64,12 +72,46 @@ class PlanJudge:
             raise CrashFailure(self._remembered[key])
 
     @door
+    def strike(self, plan: Plan, fault: "Fault | str", **settings: object) -> None:
+        """Run the plan live and let `fault` strike it (`remove@op:7`); what had been promised by then must be there.
+
+        Else CrashFailure. A fault that was never met fails too: it proves nothing. `settings` as in verify.
+        """
+        from harness.faults import parse_fault
+
+        wanted = from_text({**self._ini, **settings})
+        chosen = parse_fault(fault) if isinstance(fault, str) else fault
+        key = (f"{plan.id} {chosen}", wanted)
+        if key not in self._remembered:
+            self._remembered[key] = self._struck(plan, chosen, wanted)
+        if self._remembered[key]:
+            raise CrashFailure(self._remembered[key])
+
+    @door
     def judge(self, plan: Plan, **settings: object) -> Report:
         """As verify, but the report is returned whatever the verdict, and nothing is remembered or saved."""
         return self._lab(from_text({**self._ini, **settings})).judge(plan).report
 
     def close(self) -> None:
         self._stack.close()
+
+    def _struck(self, plan: Plan, fault: "Fault", settings: Settings) -> str:
+        if settings not in self._benches:
+            require(settings.fs)
+            mounts.enter_private_mounts()
+            bench = KillBench(settings, make_base(VolumeSpec.of(settings)))
+            self._benches[settings] = self._stack.enter_context(bench)
+        result = self._benches[settings].trial(plan, fault)
+        self.plans += 1
+        if result.verdict is Verdict.INTACT:
+            return ""
+        bundle = os.path.join(self._reports, f"{settings.fs}-{_test_name()}{bundles.SUFFIX}")
+        try:
+            bundles.save(bundle, packed(result, settings))
+        except OSError as error:
+            result.notes.append(f"the bundle could not be saved: {error}")
+            bundle = ""
+        return struck_text(plan, result, shown_path(bundle) if bundle else "")
 
     def _lab(self, settings: Settings) -> Lab:
         if settings not in self._labs:

@@ -5,10 +5,13 @@ import os
 
 from rich.console import Console
 
+from harness.plan.plan import Plan
+from harness.reporting import struck
 from harness.reporting.facts import facts_of
 from harness.reporting.terminal import Page, headline, replay_command, shown_by
 from harness.reporting.text import printable, shortened
 from harness.settings import Settings
+from harness.trial.kill import Struck
 from harness.trial.recording import Recording
 from harness.trial.report import Found, Report
 
@@ -16,14 +19,24 @@ _WIDTH = 10_000
 _TITLE_MAX = 200
 
 
+def struck_text(plan: Plan, result: Struck, bundle: str) -> str:
+    """The same for a plan that a fault has struck, the plan last."""
+    out = io.StringIO()
+    struck.show(_console(out), plan, result, bundle, verbose=False)
+    return "\n".join(line.rstrip() for line in [*out.getvalue().strip().splitlines(), "plan", *plan.lines()])
+
+
+def _console(out: io.StringIO) -> Console:
+    # soft_wrap and an unlimited width: pytest indents the lines, and commands must be copied whole.
+    return Console(
+        file=out, force_terminal=False, color_system=None, highlight=False, markup=False, emoji=False, width=_WIDTH
+    )
+
+
 def failure_text(title: str, report: Report, recording: Recording, settings: Settings, scope: str) -> str:
     """`title`, what was judged, and the findings: the first one whole, of the others what each is and its replay."""
     out = io.StringIO()
-    # soft_wrap and an unlimited width: pytest indents the lines, and commands must be copied whole.
-    console = Console(
-        file=out, force_terminal=False, color_system=None, highlight=False, markup=False, emoji=False, width=_WIDTH
-    )
-    page = Page(console, verbose=True)
+    page = Page(_console(out), verbose=True)
     page.line(title)
     page.field("judged", scope)
     if report.found:

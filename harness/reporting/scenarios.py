@@ -180,12 +180,13 @@ def by_file_system(scenarios: Sequence[Scenario]) -> dict[str, int]:
 
 
 def totals(scenarios: Sequence[Scenario]) -> str:
+    """What was judged, in one line: crash states by file system, plans of systems under test."""
     by_fs = by_file_system(scenarios)
     parts = ", ".join(f"{fs} {states:,}" for fs, states in sorted(by_fs.items()))
-    total = count(sum(by_fs.values()), "state")
     plans = sum(row.plans for scenario in scenarios for row in scenario.trials)
-    live = f", {count(plans, 'plan')} of systems under test tried" if plans else ""
-    return f"{total} judged" + (f" ({parts})" if parts else "") + live
+    states = f"{count(sum(by_fs.values()), 'state')} judged" + (f" ({parts})" if parts else "")
+    live = f"{count(plans, 'plan')} of systems under test tried"
+    return ", ".join([states] * bool(by_fs or not plans) + [live] * bool(plans))
 
 
 def _show_failure(out: Console, scenario: Scenario) -> None:

@@ -5,18 +5,18 @@ other, of the plan as far as it was begun: its bundle is replayed, shrunk and sh
 """
 
 import contextlib
-import time
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Sequence
 from multiprocessing.connection import wait
 from typing import NamedTuple
 
 import msgspec
 
 from harness.blocklog import BlockLog, LogWriter
-from harness.blocklog.format import BEGIN, END
+from harness.blocklog.format import BEGIN, END, JSON
 from harness.closing import Closing
-from harness.engine.rules import Count, Rule
 from harness.errors import HarnessError, WorkloadFailed
+from harness.faults import At, Back, Fault, SingleFault, Target, Watchdog, compose, missed, restore
 from harness.machine import mounts, syscalls
 from harness.machine.image import Image
 from harness.machine.kmsg import KernelLog
@@ -24,31 +24,23 @@ from harness.machine.syncing import sync_file_system
 from harness.oracle.examine import Examiner, harness_fault
 from harness.plan import operations as op
 from harness.plan.interpreter import Writer
+from harness.plan.operations import persists
 from harness.plan.plan import OUTCOME, START, Outcome, Plan, begun_before, end_mark, outcomes_of
 from harness.settings import Settings
+from harness.trial import bundle as bundles
 from harness.trial.plans import plan_check
-from harness.trial.recording import Recording
-from harness.verdict import Finding, FindingKind, Verdict, worst
+from harness.trial.recording import Recording, whole
+from harness.verdict import Finding, Verdict, worst
 from harness.volume import VolumeSpec
 from harness.volume.disks import ServedDisk
 from harness.volume.recorded import mount_device
 
 _MARKS_ROOM = 64 << 10
 _RESTORED_SECONDS = 10.0
-_KILLED = 4  # EINTR: how an operation ended that its process did not live to see
-_HOLD = Rule(action="hang", on="mark", text=START.decode())
-
-
-class Strike(NamedTuple):
-    """A fault as a live trial has it: rules of the engine, and what the harness itself does each time one of them acts.
-
-    `rules` gets the writer's pid. They are armed when the plan's setup is durable. `on_hit` gets the disk; a `hang`
-    rule holds the request until it returns.
-    """
-
-    name: str
-    rules: Callable[[int], Sequence[Rule]]
-    on_hit: Callable[[ServedDisk], None] | None = None
+_LOST = (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EUCLEAN)
+_LABEL = "live"
+_KILLED = errno.EINTR
+"""How an operation ended that its process did not live to see."""
 
 
 class Struck(NamedTuple):
@@ -56,10 +48,11 @@ class Struck(NamedTuple):
 
     plan: Plan
     recording: Recording
-    counts: list[Count]
-    """What each rule of the fault has met."""
+    fault: Fault
+    hits: int
     kernel: list[str]
     findings: list[Finding]
+    notes: list[str]
 
     @property
     def verdict(self) -> Verdict:
@@ -78,120 +71,146 @@ class KillBench(Closing):
         self._workspace = mounts.enter_private_mounts()
         self._writer = Writer(self._workspace.volume)
         self._examiner = Examiner(
-            self._spec.file_system, self._spec.mount_options, self._workspace, run_fsck=settings.fsck
+            self._spec.file_system,
+            self._spec.mount_options,
+            self._workspace,
+            run_fsck=settings.fsck,
+            may_have_failed=True,
         )
 
     def close(self) -> None:
         self._writer.close()
 
-    def trial(self, plan: Plan, strike: Strike) -> Struck:
+    def trial(self, plan: Plan, fault: Fault) -> Struck:
         """Run the plan on a fresh volume, let the fault strike, take the volume away, attach it again, and judge it.
 
-        Raises WorkloadFailed for a plan that cannot be run, EngineLost where the engine was not told to die.
+        Requests are counted from the end of the plan's setup. Raises RequirementMissing and Misuse for a fault that
+        this volume cannot have, WorkloadFailed for a plan that cannot be run, EngineLost.
         """
-        with (
-            ServedDisk(self._spec, self._base, log_max=self._settings.log_max, label="kill") as disk,
-            KernelLog() as log,
-        ):
+        fault = from_start(fault)
+        disk = ServedDisk(self._spec, self._base, log_max=self._settings.log_max, label=_LABEL)
+        with disk, KernelLog() as log:
             name = disk.attach().name
             mount_device(disk.attached, self._workspace.volume, self._spec)
+            target = Target(disk=disk, mount=self._workspace.volume, writer=self._writer.ready())
+            notes: list[str] = []
             try:
-                begun, outcomes = self._run(disk, plan, strike)
+                begun, outcomes = self._run(target, plan, fault, notes)
             finally:
-                self._take_away(disk)
+                self._take_away(target, fault)
             kernel = log.lines(name)
-            counts = disk.engine.counts()
-            recording = self._recorded(disk, begun, outcomes)
-            findings = missed(strike, counts) or self._judged(disk, begun, recording)
-        return Struck(begun, recording, counts, kernel, findings)
+            recording = self._recorded(disk, begun, outcomes, notes)
+            never = missed(fault, target)
+            findings = [never] if never else self._judged(disk, begun, recording)
+        return Struck(begun, recording, fault, fault.hits(target), kernel, findings, notes)
 
-    def _run(self, disk: ServedDisk, plan: Plan, strike: Strike) -> tuple[Plan, list[Outcome]]:
+    def _run(self, target: Target, plan: Plan, fault: Fault, notes: list[str]) -> tuple[Plan, list[Outcome]]:
         """The plan as far as it was begun, and how its operations ended."""
-        engine, writer, seconds = disk.engine, self._writer, self._settings.timeout
-        engine.mark(BEGIN)
-        engine.arm([_HOLD])
-        writer.begin(plan, f"{engine.mount_dir}/mark", may_be_lost=True)
-        if not engine.await_hit(seconds):
-            self._hung(disk)
-        engine.arm(strike.rules(writer.pid))
+        disk, writer, seconds = target.disk, self._writer, self._settings.timeout
+        assert isinstance(disk, ServedDisk)
+        disk.engine.mark(BEGIN)
+        fault.inject(target)
+        writer.begin(plan, f"{disk.engine.mount_dir}/mark", may_be_lost=True)
+        if not wait([writer.fileno()], seconds):
+            notes += [f"the plan waited for the device for {seconds:g} s, then it was given back", *restore(target)]
         try:
-            if strike.on_hit:
-                self._attend(disk, strike.on_hit, time.monotonic() + seconds)
-            if not wait([writer.fileno()], seconds):
-                self._hung(disk)
-            outcomes = writer.finish(seconds)
+            outcomes = writer.finish(_RESTORED_SECONDS)
             return begun_of(plan, len(outcomes)), outcomes
         except WorkloadFailed:
-            if writer.killed and engine.alive:
-                return self._survived(disk, plan)
-            raise
+            if not writer.killed or not disk.engine.alive:
+                raise
+        return self._survived(target, plan, disk.log())
 
-    def _attend(self, disk: ServedDisk, on_hit: Callable[[ServedDisk], None], deadline: float) -> None:
-        """Until the writer has answered: each time a rule acts, do the harness's own part, and let the request go."""
-        engine, answered = disk.engine, self._writer.fileno()
-        while answered not in wait([engine.news, answered], max(0.0, deadline - time.monotonic())):
-            if not engine.await_hit(0) or not engine.alive:
-                return
-            on_hit(disk)
-            engine.heal()
-
-    def _hung(self, disk: ServedDisk) -> None:
-        """What waits for an answer of the device survives even SIGKILL: so the device first, the writer second."""
-        disk.restore()
-        disk.engine.heal()
-        self._writer.finish(_RESTORED_SECONDS)
-        cause = f"the plan did not end within {self._settings.timeout:g} s; it did when the device was given back"
-        raise WorkloadFailed(cause, "give it longer with --timeout, or look at what the fault holds")
-
-    def _survived(self, disk: ServedDisk, plan: Plan) -> tuple[Plan, list[Outcome]]:
-        """The writer was killed and its volume is well: what it had done is made durable, and must then be there."""
-        log = disk.log()
+    def _survived(self, target: Target, plan: Plan, log: BlockLog) -> tuple[Plan, list[Outcome]]:
+        """The writer was killed, its volume lives: where what it had done can be made durable, it must be there."""
         outcomes = outcomes_of(log)
-        begun = begun_before(log, len(log.events))
-        if begun > len(outcomes):
+        if begun_before(log, len(log.events)) > len(outcomes):
             n = len(outcomes)
             outcomes.append(Outcome(n=n, op=str(plan.all[n]), errno=_KILLED))
-        sync_file_system(self._workspace.volume)
         plan = begun_of(plan, len(outcomes))
+        try:
+            with Watchdog(self._settings.timeout, target):
+                sync_file_system(target.mount)
+        except OSError:  # another fault was there as well
+            return plan, outcomes
         outcomes.append(Outcome(n=len(outcomes), op=str(op.Sync())))
         return Plan(setup=plan.setup, operations=(*plan.operations, op.Sync())), outcomes
 
-    def _take_away(self, disk: ServedDisk) -> None:
-        """Unmount, whatever the device says to it, and let it go."""
-        with contextlib.suppress(OSError):
-            syscalls.umount(self._workspace.volume)
-        disk.detach()
+    def _take_away(self, target: Target, fault: Fault) -> None:
+        """Unmount, whatever the device says to it, and let it go. A device that was taken away stays so."""
+        try:
+            _give_back(target, fault)
+            with contextlib.suppress(OSError):
+                syscalls.umount(self._workspace.volume)
+        finally:
+            target.disk.detach()
+            if target.injection:
+                fault.heal(target)
 
-    def _recorded(self, disk: ServedDisk, plan: Plan, outcomes: Sequence[Outcome]) -> Recording:
+    def _recorded(self, disk: ServedDisk, plan: Plan, outcomes: Sequence[Outcome], notes: Sequence[str]) -> Recording:
         log = _with_outcomes(disk.log(), plan, outcomes)
         begin = log.find(START)
         if begin is None:
             raise WorkloadFailed("the plan's setup was not finished", "run it again")
-        return Recording(self._spec, self._base, log, begin, len(log.events), orderly=False)
+        return Recording(self._spec, self._base, log, begin, len(log.events), orderly=False, notes=tuple(notes))
 
     def _judged(self, disk: ServedDisk, plan: Plan, recording: Recording) -> list[Finding]:
         """Attach it again: what the engine had answered is the disk. Then the kernel recovers it."""
         try:
             device = disk.attach()
             checker = plan_check(plan, recording, self._settings.contract)
-            made = recording.log.promises()
+            made = recording.log.promises()[: promised(plan, recording.log)]
             return self._examiner.examine(device.path, device.name, made, checker)
         except HarnessError as error:
             return [harness_fault(error)]
 
 
+def packed(struck: Struck, settings: Settings) -> bytes:
+    """The bundle of what was found: the disk as the fault left it."""
+    state = whole(struck.recording.space(settings), struck.recording)
+    state = state._replace(promises=promised(struck.plan, struck.recording.log))
+    return bundles.pack(struck.recording, settings, state=state, finding=struck.findings[0], plan=struck.plan)
+
+
+def promised(plan: Plan, log: BlockLog) -> int:
+    """How many promises count: those before the first fsync (or its like) that failed.
+
+    A later one that succeeds says nothing of what was written before: the error was told once, the pages are clean, and
+    the file system may have given up (docs/fsync-failure.md). btrfs answers 0 then even on a device that is gone.
+    """
+    count = 0
+    for mark in log.marks:
+        if mark.text.startswith(JSON):
+            count += 1
+        elif mark.text.startswith(OUTCOME):
+            outcome = msgspec.json.decode(mark.text[len(OUTCOME) :], type=Outcome)
+            if outcome.errno in _LOST and persists(plan.all[outcome.n]):
+                break
+    return count
+
+
+def from_start(fault: Fault) -> Fault:
+    """The same fault, its requests counted from the mark on that ends a plan's setup; `once` is that instant."""
+    parts = [msgspec.structs.replace(part, at=_from_start(part.at)) for part in fault.parts]
+    return parts[0] if isinstance(fault, SingleFault) else compose(*parts)
+
+
+def _from_start(at: At) -> At:
+    start = At.mark(START.decode())
+    if at.on == "once":
+        return start
+    return msgspec.structs.replace(at, since=start) if at.request and at.since is None else at
+
+
+def _give_back(target: Target, fault: Fault) -> None:
+    """Heal what leaves a volume that works: one that is full, or hangs, cannot be unmounted in order."""
+    if target.injection and fault.back is Back.VOLUME:
+        fault.heal(target)
+
+
 def begun_of(plan: Plan, count: int) -> Plan:
     """The first `count` operations of a plan, its setup whole among them."""
     return Plan(setup=plan.setup, operations=plan.all[len(plan.setup) : count])
-
-
-def missed(strike: Strike, counts: Sequence[Count]) -> list[Finding]:
-    """A fault that never struck proves nothing: UNKNOWN, and how near it came."""
-    if any(count.hit for count in counts) or not counts:
-        return []
-    seen = max(count.seen for count in counts)
-    summary = f"the fault {strike.name} never struck: {seen} requests of its kind came"
-    return [Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary)]
 
 
 def _with_outcomes(log: BlockLog, plan: Plan, outcomes: Sequence[Outcome]) -> BlockLog:

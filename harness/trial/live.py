@@ -17,7 +17,7 @@ import msgspec
 
 from harness.errors import HarnessError, InternalError, Misuse
 from harness.machine import loop
-from harness.machine.sandbox import spawn_init
+from harness.machine.sandbox import Init, spawn_init
 from harness.oracle.examine import harness_fault
 from harness.verdict import Finding, FindingKind, Verdict, worst
 
@@ -116,13 +116,12 @@ def isolated(run: Callable[[], Trial], seconds: float) -> Trial:
         told.close()
         return _tell(tell, run)
 
-    before = {status.path for status in loop.bound()}
     with spawn_init(life, name="harness-trial") as init:
         tell.close()
         if told.poll(seconds):
             answer = _received(told)
         else:
-            waits = _RESTORED_SECONDS if _give_back(before) else 0
+            waits = _RESTORED_SECONDS if _give_back(init) else 0
             answer = _received(told) if told.poll(waits) else None
             if answer is None:
                 answer = _unknown(f"the trial did not end within {seconds:g} s, and was killed")
@@ -156,16 +155,21 @@ def _unknown(summary: str) -> Trial:
     return Trial(findings=[harness_fault(InternalError(summary))])
 
 
-def _give_back(before: set[str]) -> bool:
-    """Give back the devices that appeared since and have no capacity. False: there are none."""
+def _give_back(init: Init) -> bool:
+    """Give back the devices of this trial that have no capacity. False: there are none.
+
+    No other trial's device is touched: whose it is stands in its mark.
+    """
+    namespace = os.stat(f"/proc/{init.pid}/ns/pid_for_children").st_ino
     found = False
-    for status in loop.bound():
-        if status.removed and status.path not in before:
-            found = True
-            with contextlib.suppress(OSError):
-                fd = os.open(status.path, os.O_RDWR | os.O_CLOEXEC)
-                try:
+    for path, _ in loop.removed():
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                status = loop.status_at(fd, path)
+                if status and status.owner and status.owner.namespace == namespace:
+                    found = True
                     loop.limit(fd, 0)
-                finally:
-                    os.close(fd)
+            finally:
+                os.close(fd)
     return found

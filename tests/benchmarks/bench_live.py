@@ -14,17 +14,16 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from harness.engine.rules import Rule
+from harness.faults import At, EngineKill, Fault, Remove, WriterKill
 from harness.machine import mounts
 from harness.machine.image import Image
 from harness.machine.remote import Remote
 from harness.plan import operations as op
 from harness.plan.plan import Plan
 from harness.settings import Settings
-from harness.trial.kill import KillBench, Strike
+from harness.trial.kill import KillBench
 from harness.verdict import Verdict
 from harness.volume import VolumeSpec, make_base
-from harness.volume.disks import ServedDisk
 
 _STEPS = 20
 
@@ -42,20 +41,19 @@ def plan() -> Plan:
     return Plan(operations=tuple(operations))
 
 
-def engine(n: int) -> Strike:
-    return Strike("engine killed", lambda _: [Rule(action="die", on="mark", text=f"op:begin {n}")])
+def engine(n: int) -> Fault:
+    return EngineKill(at=At.operation(n))
 
 
-def writer(n: int) -> Strike:
-    return Strike("writer killed", lambda pid: [Rule(action="signal", on="mark", text=f"op:begin {n}", pid=pid)])
+def writer(n: int) -> Fault:
+    return WriterKill(at=At.operation(n))
 
 
-def removal(n: int) -> Strike:
-    held = [Rule(action="hang", on="mark", text=f"op:begin {n}")]
-    return Strike("device pulled out", lambda _: held, ServedDisk.remove)
+def removal(n: int) -> Fault:
+    return Remove(at=At.operation(n))
 
 
-def measured(bench: KillBench, strike: Callable[[int], Strike], trials: int) -> list[float]:
+def measured(bench: KillBench, strike: Callable[[int], Fault], trials: int) -> list[float]:
     """Seconds of each trial. A verdict that is not INTACT ends the benchmark: it would measure something else."""
     took = []
     for n in range(trials):
@@ -106,7 +104,7 @@ def main() -> None:
         with KillBench(settings, base) as bench:
             for strike in (engine, writer, removal):
                 took = sorted(1000 * seconds for seconds in measured(bench, strike, chosen.trials))
-                name = f"{fs}{', fsck' if fsck else ''}: {strike(0).name}"
+                name = f"{fs}{', fsck' if fsck else ''}: {str(strike(0)).partition('@')[0]}"
                 middle, late = statistics.median(took), took[int(0.95 * len(took))]
                 print(f"{name:<30} median {middle:6.1f} ms   95 % {late:6.1f} ms")
         per_second = rate(settings, base, chosen.workers, chosen.trials)

@@ -1,0 +1,81 @@
+"""`harness strike`: run a plan live, let a fault strike it, attach the volume again, and compare."""
+
+import os
+import sys
+from typing import Any
+
+import click
+import xxhash
+
+from harness.cli import exits, options
+from harness.cli.plan import read_plan
+from harness.cli.verdicts import could_not_write
+from harness.faults import parse_fault
+from harness.machine import mounts, requirements
+from harness.plan.plan import Plan
+from harness.reporting import json_report, struck
+from harness.reporting.console import console
+from harness.settings import Settings
+from harness.trial import bundle as bundles
+from harness.trial.kill import KillBench, Struck, packed
+from harness.verdict import ExitCode, Verdict
+from harness.volume import VolumeSpec, make_base
+
+_SETTINGS = ("fs", "size", "mount_options", "mkfs_options", "sector_size", "timeout", "fsck", "log_max", "contract")
+
+
+@click.command("strike", epilog=exits.epilog())
+@click.argument("file", metavar="FILE.json")
+@click.argument("striking", metavar="FAULT")
+@options.settings_options(_SETTINGS)
+@options.reports_option
+@options.report_options
+def command(
+    file: str, striking: str, reports: str, json_path: str, quiet: bool, verbose: bool, **values: Any
+) -> ExitCode:
+    """Run the plan in FILE.json ('-': standard input) on a fresh volume and let FAULT strike it while it runs. Then
+    take the volume away, attach it again, let the kernel recover it, and compare it with what had been promised by
+    then. docs/faults.md lists the faults and their addresses.
+
+    \b
+      harness strike plan.json engine-kill@op:7      the engine dies as operation 7 begins
+      harness strike plan.json remove@op:7           the device is pulled out under the file system
+      harness strike plan.json eio@journal#2         the second write to the journal fails
+    """
+    plan, chosen = read_plan(file), parse_fault(striking)
+    settings = options.settings_of(values)
+    requirements.require(settings.fs)
+    mounts.enter_private_mounts()
+    with KillBench(settings, make_base(VolumeSpec.of(settings))) as bench:
+        result = bench.trial(plan, chosen)
+    code = result.verdict.exit_code
+    bundle = "" if result.verdict is Verdict.INTACT else _saved(result, settings, reports)
+    out = console(sys.stderr if json_path == "-" else sys.stdout)
+    if quiet:
+        out.print(f"{result.verdict}  {', '.join(finding.kind for finding in result.findings)}".rstrip())
+    else:
+        struck.show(out, plan, result, bundle, verbose=verbose)
+    return _written(json_path, plan, result, bundle, code)
+
+
+def _saved(result: Struck, settings: Settings, reports: str) -> str:
+    """The path of the bundle; empty if it could not be written."""
+    fault = xxhash.xxh3_64_hexdigest(str(result.fault).encode())[:6]
+    kind = result.findings[0].kind.lower()
+    path = os.path.join(reports, f"{settings.fs}-{kind}-{result.plan.id[:10]}-{fault}{bundles.SUFFIX}")
+    try:
+        return bundles.save(path, packed(result, settings))
+    except OSError as error:
+        could_not_write("a bundle", reports, error)
+        return ""
+
+
+def _written(json_path: str, plan: Plan, result: Struck, bundle: str, code: ExitCode) -> ExitCode:
+    if not json_path:
+        return code
+    try:
+        json_report.write(json_path, struck.as_json(plan, result, bundle))
+    except OSError as error:
+        could_not_write("the JSON report", json_path, error)
+        return code or ExitCode.UNKNOWN
+    return code
