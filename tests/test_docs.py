@@ -15,7 +15,7 @@ from typing import NamedTuple
 import click
 import pytest
 
-from harness.cli.app import COMMANDS
+from harness.cli.app import COMMANDS, module_of
 from harness.errors import Misuse
 from harness.settings import DECLARED
 from harness.verdict import ExitCode, FindingKind
@@ -66,7 +66,7 @@ def unknown_in(command: str) -> str:
     words = [word for word in shlex.split(command, comments=True)[1:] if word not in ("…", "...")]
     if words[0] not in COMMANDS:
         return f"no command {words[0]}" if not words[0].startswith("-") else ""
-    subcommand: click.Command = importlib.import_module(f"harness.cli.{words[0]}").command
+    subcommand: click.Command = importlib.import_module(f"harness.cli.{module_of(words[0])}").command
     try:
         context = click.Context(subcommand, info_name=words[0])
         given, _, _ = subcommand.make_parser(context).parse_args(words[1:])
