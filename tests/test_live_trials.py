@@ -11,7 +11,7 @@ from cli_support import Ran, harness
 from toy_system import DAEMON, SYSTEM, Plan
 
 from harness.errors import Misuse
-from harness.machine import loop
+from harness.machine import loop, mounts
 from harness.trial.search import convicting, failing
 from harness.verdict import ExitCode, FindingKind, Verdict
 
@@ -77,6 +77,15 @@ def test_a_trial_that_comes_to_nothing_is_unknown(mischief: str, says: str) -> N
 def test_whatever_a_trial_leaves_running_ends_with_it() -> None:
     assert SYSTEM.trial("syncs", Plan(mischief="daemonize")).verdict is Verdict.INTACT
     assert DAEMON not in {process.info["name"] for process in psutil.process_iter(["name"])}
+
+
+def test_a_trial_has_a_workspace_of_its_own_whatever_its_parent_has_mounted() -> None:
+    kept = mounts.enter_private_mounts().path("kept")
+    Path(kept).mkdir()
+    try:
+        assert SYSTEM.trial("syncs", Plan(mischief="look")).facts == {"mischief": "look", "there": "engine own volume"}
+    finally:
+        Path(kept).rmdir()
 
 
 def test_the_watchdog_gives_the_device_back_before_it_kills() -> None:

@@ -82,7 +82,10 @@ def _mischief(what: str) -> Trial:
         while loop.over_fd(disk.image.fd)[0].removed:
             time.sleep(0.01)
         os.close(device.fd)
-    return Trial(facts={"mischief": what})
+    facts = {"mischief": what}
+    if what == "look":
+        facts["there"] = " ".join(sorted(os.listdir(mounts.enter_private_mounts().root)))
+    return Trial(facts=facts)
 
 
 SYSTEM = System(

@@ -88,6 +88,15 @@ def unshare_again() -> Workspace:
     return _entered
 
 
+def enter_anew() -> Workspace:
+    """In a child with mounts of its own: a workspace that it shares with nobody, whatever its parent had entered."""
+    global _entered
+    if _entered is not None:
+        syscalls.umount(_entered.root, syscalls.MNT_DETACH)
+        _entered = None
+    return enter_private_mounts()
+
+
 def unshare_mounts(propagation: int) -> None:
     """Give this thread a mount namespace of its own (unshare(2)); `propagation`: MS_PRIVATE or MS_SLAVE for all."""
     syscalls.unshare(syscalls.CLONE_NEWNS)

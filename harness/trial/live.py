@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from harness.errors import HarnessError, InternalError, Misuse
-from harness.machine import loop
+from harness.machine import loop, mounts
 from harness.machine.sandbox import Init, spawn_init
 from harness.oracle.examine import harness_fault
 from harness.verdict import Finding, FindingKind, Verdict, worst
@@ -134,6 +134,7 @@ def isolated(run: Callable[[], Trial], seconds: float) -> Trial:
 
 def _tell(tell: Connection, run: Callable[[], Trial]) -> int:
     try:
+        mounts.enter_anew()
         trial = run()
     except HarnessError as error:
         trial = Trial(findings=[harness_fault(error)])
