@@ -49,7 +49,9 @@ _OPEN_FLAGS = {
     _CONTROL: fuse.FOPEN_DIRECT_IO,
 }
 
-_GONE = {errno.ENODEV}  # unmounted, or the connection was aborted
+# Unmounted, or the connection was aborted; while a request is being read, an unmount is told as the latter
+# (fuse_dev_do_read in fs/fuse/dev.c).
+_GONE = {errno.ENODEV, errno.ECONNABORTED}
 _AGAIN = {errno.ENOENT, errno.EINTR, errno.EAGAIN}  # the request was withdrawn while it was being read
 
 _BYTES = page.BYTES
