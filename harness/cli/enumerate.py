@@ -7,11 +7,11 @@ import click
 
 from harness.campaign.enumerating import Enumeration, Request
 from harness.cli import exits, options
-from harness.cli.verdicts import could_not_write
+from harness.cli.verdicts import could_not_write, write_json
 from harness.errors import Misuse
 from harness.machine import requirements
 from harness.plan import enumeration
-from harness.reporting import enumerated, json_report
+from harness.reporting import enumerated
 from harness.reporting.console import console
 from harness.settings import DECLARED
 from harness.verdict import ExitCode, Verdict
@@ -67,12 +67,9 @@ def command(
         return ExitCode.UNKNOWN
     enumerated.show(out, outcome, request, verbose=verbose)
     code = ExitCode.INTERRUPTED if outcome.interrupted else outcome.verdict.exit_code
-    if json_path:
-        try:
-            json_report.write(json_path, enumerated.as_json(outcome, request, code))
-        except OSError as error:
-            could_not_write("the JSON report", json_path, error)
-            code = code if outcome.verdict is not Verdict.INTACT else ExitCode.UNKNOWN
+    told = code
+    if not write_json(json_path, lambda: enumerated.as_json(outcome, request, told)):
+        code = code if outcome.verdict is not Verdict.INTACT else ExitCode.UNKNOWN
     if outcome.interrupted:
         print(f"interrupted; go on with --resume ({outcome.path})", file=sys.stderr)
     return code

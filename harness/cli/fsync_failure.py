@@ -2,24 +2,21 @@
 
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import click
 import msgspec
 
 from harness.cli import exits, options
-from harness.cli.verdicts import could_not_write
+from harness.cli.tables import CANNOT, Table, fill
 from harness.machine import requirements
 from harness.oracle.fsync_check import broken
-from harness.reporting import json_report
-from harness.reporting.console import console
 from harness.reporting.fsync_failure import FsyncPage, as_json, exit_code, progress
 from harness.trial.fsync_failure import Bed, Cell, Column, cases, columns
 from harness.verdict import ExitCode, FindingKind
 
-_CANNOT = 126
-"""What a shell exits with for a command that could not be run: the replayed check then says UNKNOWN, not "wrong"."""
+_TABLE = Table(lambda out, brief: FsyncPage(out, brief=brief), as_json, exit_code, progress)
 
 
 @click.command("fsync-failure", epilog=exits.epilog())
@@ -46,57 +43,15 @@ def command(
     chosen = columns(file_systems)
     for fs in dict.fromkeys(column.fs for column in chosen):
         requirements.require(fs)
-    return _run(chosen, reports, json_path, quiet=quiet)
+    return fill(_TABLE, _cells(chosen, reports), reports, json_path, quiet=quiet)
 
 
-def _run(chosen: Sequence[Column], reports: str, json_path: str, *, quiet: bool) -> ExitCode:
-    started = time.monotonic()
-    cells: list[Cell] = []
-    interrupted, saved = False, True
-    try:
-        for bed, cell in _cells(chosen):
-            cells.append(cell)
-            saved &= _save(bed, cell, reports)
-            if not quiet:
-                print(progress(cell), file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        interrupted = True
-    elapsed = time.monotonic() - started
-    code = ExitCode.INTERRUPTED if interrupted else exit_code(cells)
-    if cells:
-        out = console(sys.stderr if json_path == "-" else sys.stdout)
-        FsyncPage(out, brief=quiet).show(cells, elapsed)
-    if interrupted:
-        print("interrupted", file=sys.stderr)
-    written = _write(json_path, cells, code, elapsed)
-    return code if (saved and written) or code is not ExitCode.INTACT else ExitCode.UNKNOWN
-
-
-def _cells(chosen: Sequence[Column]) -> Iterator[tuple[Bed, Cell]]:
+def _cells(chosen: Sequence[Column], reports: str) -> Iterator[tuple[Cell, Callable[[], object]]]:
     for column in chosen:
         with Bed(column) as bed:
             for case in cases(column):
-                yield bed, bed.run(case)
-
-
-def _save(bed: Bed, cell: Cell, reports: str) -> bool:
-    try:
-        bed.save(cell, reports)
-    except OSError as error:
-        could_not_write("a bundle", reports, error)
-        return False
-    return True
-
-
-def _write(json_path: str, cells: Sequence[Cell], code: ExitCode, elapsed: float) -> bool:
-    if not json_path:
-        return True
-    try:
-        json_report.write(json_path, as_json(cells, code, elapsed))
-    except OSError as error:
-        could_not_write("the JSON report", json_path, error)
-        return False
-    return True
+                cell = bed.run(case)
+                yield cell, partial(bed.save, cell, reports)
 
 
 def _verify() -> int:
@@ -106,6 +61,6 @@ def _verify() -> int:
             found = broken(file.read().splitlines(), os.environ["HARNESS_VOLUME"])
     except (msgspec.MsgspecError, OSError, KeyError) as error:
         print(f"it could not be verified: {error}", file=sys.stderr)
-        return _CANNOT
+        return CANNOT
     print(f"{FindingKind.FALSE_SUCCESS} {found}" if found else "what each successful fsync covered is here")
     return ExitCode.CORRUPTED if found else ExitCode.INTACT

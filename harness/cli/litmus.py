@@ -3,26 +3,23 @@
 import contextlib
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import click
 
 from harness.cli import exits, options
+from harness.cli.tables import CANNOT, Table, fill
 from harness.cli.usage import nearest
-from harness.cli.verdicts import could_not_write
 from harness.errors import HarnessError, Misuse
 from harness.machine import requirements
 from harness.oracle.litmus_check import read_test, read_tests, surprise
 from harness.plan.litmus import Litmus
-from harness.reporting import json_report
-from harness.reporting.console import console
 from harness.reporting.litmus import LitmusPage, as_json, exit_code, progress
 from harness.trial.litmus import Bed, Cell, Configuration, configurations, save
 from harness.verdict import ExitCode
 
-_CANNOT = 126
-"""What a shell exits with for a command that could not be run: the replayed check then says UNKNOWN, not "wrong"."""
+_TABLE = Table(lambda out, brief: LitmusPage(out, brief=brief), as_json, exit_code, progress)
 
 
 @click.command("litmus", epilog=exits.epilog())
@@ -70,7 +67,7 @@ def command(
     variants = _variants(tests, repaired)
     for fs in dict.fromkeys(column.fs for column in columns):
         requirements.require(fs)
-    return _run(columns, variants, rounds, reports, json_path, quiet=quiet)
+    return fill(_TABLE, _cells(columns, variants, rounds, reports), reports, json_path, quiet=quiet)
 
 
 def _chosen(tests: list[Litmus], only: Sequence[str]) -> list[Litmus]:
@@ -92,62 +89,14 @@ def _variants(tests: Sequence[Litmus], repaired: bool | None) -> list[tuple[Litm
     return variants
 
 
-def _run(
-    columns: Sequence[Configuration],
-    variants: Sequence[tuple[Litmus, bool]],
-    rounds: int,
-    reports: str,
-    json_path: str,
-    *,
-    quiet: bool,
-) -> ExitCode:
-    started = time.monotonic()
-    cells: list[Cell] = []
-    interrupted, saved = False, True
-    try:
-        for cell in _cells(columns, variants, rounds):
-            cells.append(cell)
-            saved &= _save(cell, reports)
-            if not quiet:
-                print(progress(cell), file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        interrupted = True
-    elapsed = time.monotonic() - started
-    code = ExitCode.INTERRUPTED if interrupted else exit_code(cells)
-    if cells:
-        out = console(sys.stderr if json_path == "-" else sys.stdout)
-        LitmusPage(out, brief=quiet).show(cells, elapsed)
-    if interrupted:
-        print("interrupted", file=sys.stderr)
-    written = _write(json_path, cells, code, elapsed)
-    return code if (saved and written) or code is not ExitCode.INTACT else ExitCode.UNKNOWN
-
-
-def _cells(columns: Sequence[Configuration], variants: Sequence[tuple[Litmus, bool]], rounds: int) -> Iterator[Cell]:
+def _cells(
+    columns: Sequence[Configuration], variants: Sequence[tuple[Litmus, bool]], rounds: int, reports: str
+) -> Iterator[tuple[Cell, Callable[[], object]]]:
     for column in columns:
         with contextlib.closing(Bed(column, rounds=rounds)) as bed:
             for test, repaired in variants:
-                yield bed.run(test, repaired=repaired)
-
-
-def _save(cell: Cell, reports: str) -> bool:
-    try:
-        save(cell, cell.configuration.settings, reports)
-    except OSError as error:
-        could_not_write("a bundle", reports, error)
-        return False
-    return True
-
-
-def _write(json_path: str, cells: Sequence[Cell], code: ExitCode, elapsed: float) -> bool:
-    if not json_path:
-        return True
-    try:
-        json_report.write(json_path, as_json(cells, code, elapsed))
-    except OSError as error:
-        could_not_write("the JSON report", json_path, error)
-        return False
-    return True
+                cell = bed.run(test, repaired=repaired)
+                yield cell, partial(save, cell, cell.configuration.settings, reports)
 
 
 def _verify(path: str, *, repaired: bool) -> int:
@@ -159,6 +108,6 @@ def _verify(path: str, *, repaired: bool) -> int:
         found = surprise(predicate, os.environ["HARNESS_VOLUME"], promised)
     except (HarnessError, OSError, KeyError) as error:
         print(f"it could not be verified: {error}", file=sys.stderr)
-        return _CANNOT
+        return CANNOT
     print(found or "the surprising outcome is not here")
     return ExitCode.CORRUPTED if found else ExitCode.INTACT

@@ -9,10 +9,10 @@ import click
 import harness
 from harness.cli import exits, options
 from harness.cli.scenarios import Ran, run_pytest
-from harness.cli.verdicts import could_not_write
+from harness.cli.verdicts import write_json
 from harness.errors import Misuse
 from harness.machine import requirements
-from harness.reporting import json_report, scenarios
+from harness.reporting import scenarios
 from harness.reporting.console import console
 from harness.settings import DECLARED
 from harness.verdict import ExitCode
@@ -88,13 +88,9 @@ def _conclude(ran: Ran, elapsed: float, json_path: str) -> ExitCode:
         out = console(sys.stderr if json_path == "-" else sys.stdout)
         scenarios.show(out, ran.scenarios, elapsed)
     code = ExitCode.INTERRUPTED if ran.interrupted else ran.exit_code()
-    if json_path:
-        content = scenarios.as_json(ran.scenarios, code, elapsed, harness.__version__)
-        try:
-            json_report.write(json_path, content)
-        except OSError as error:
-            could_not_write("the JSON report", json_path, error)
-            code = code or ExitCode.UNKNOWN
+    told = code
+    if not write_json(json_path, lambda: scenarios.as_json(ran.scenarios, told, elapsed, harness.__version__)):
+        code = code or ExitCode.UNKNOWN
     if ran.interrupted:
         print("interrupted", file=sys.stderr)
     return code

@@ -9,11 +9,10 @@ import xxhash
 
 from harness.cli import exits, options
 from harness.cli.plan import read_plan
-from harness.cli.verdicts import could_not_write
+from harness.cli.verdicts import could_not_write, write_json
 from harness.faults import parse_fault
 from harness.machine import mounts, requirements
-from harness.plan.plan import Plan
-from harness.reporting import json_report, struck
+from harness.reporting import struck
 from harness.reporting.console import console
 from harness.settings import Settings
 from harness.trial import bundle as bundles
@@ -55,7 +54,8 @@ def command(
         out.print(f"{result.verdict}  {', '.join(finding.kind for finding in result.findings)}".rstrip())
     else:
         struck.show(out, plan, result, bundle, verbose=verbose)
-    return _written(json_path, plan, result, bundle, code)
+    written = write_json(json_path, lambda: struck.as_json(plan, result, bundle))
+    return code if written else code or ExitCode.UNKNOWN
 
 
 def _saved(result: Struck, settings: Settings, reports: str) -> str:
@@ -68,14 +68,3 @@ def _saved(result: Struck, settings: Settings, reports: str) -> str:
     except OSError as error:
         could_not_write("a bundle", reports, error)
         return ""
-
-
-def _written(json_path: str, plan: Plan, result: Struck, bundle: str, code: ExitCode) -> ExitCode:
-    if not json_path:
-        return code
-    try:
-        json_report.write(json_path, struck.as_json(plan, result, bundle))
-    except OSError as error:
-        could_not_write("the JSON report", json_path, error)
-        return code or ExitCode.UNKNOWN
-    return code

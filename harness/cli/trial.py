@@ -9,10 +9,9 @@ import click
 import msgspec
 
 from harness.cli import exits, options
-from harness.cli.verdicts import could_not_write
+from harness.cli.verdicts import write_json
 from harness.errors import Misuse
 from harness.machine import requirements
-from harness.reporting import json_report
 from harness.reporting.console import console
 from harness.reporting.systems import show_trial
 from harness.trial.live import System, Trial
@@ -49,7 +48,8 @@ def command(
         show_trial(out, system, variant, system.text(chosen), shown, verbose=verbose)
     if repeat > 1:
         out.print(f"{sum(trial.verdict is verdict for trial in trials)} of {repeat} times {verdict}")
-    return _written(json_path, system, variant, chosen, trials, verdict)
+    written = write_json(json_path, lambda: _as_json(system, variant, chosen, trials, verdict))
+    return verdict.exit_code if written else verdict.exit_code or ExitCode.UNKNOWN
 
 
 def _system(module: str) -> System[Any]:
@@ -84,12 +84,8 @@ def _list(system: System[Any]) -> ExitCode:
     return ExitCode.INTACT
 
 
-def _written(
-    path: str, system: System[Any], variant: str, plan: Any, trials: list[Trial], verdict: Verdict
-) -> ExitCode:
-    if not path:
-        return verdict.exit_code
-    content = {
+def _as_json(system: System[Any], variant: str, plan: Any, trials: list[Trial], verdict: Verdict) -> dict[str, Any]:
+    return {
         "schema": 1,
         "kind": "crash-harness trial",
         "system": system.name,
@@ -98,9 +94,3 @@ def _written(
         "plan": msgspec.to_builtins(plan),
         "trials": [{"verdict": trial.verdict.value} | msgspec.to_builtins(trial) for trial in trials],
     }
-    try:
-        json_report.write(path, content)
-    except OSError as error:
-        could_not_write("the JSON report", path, error)
-        return verdict.exit_code or ExitCode.UNKNOWN
-    return verdict.exit_code

@@ -1,7 +1,7 @@
 """From a recording to a verdict on the screen, bundles on the disk and JSON: what `check` and `judge` share."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -50,13 +50,20 @@ class Desk:
         """Write the JSON report, if one is wanted and none was written. False: it could not be."""
         if not self.json_path or self._written:
             return True
-        try:
-            json_report.write(self.json_path, content)
-        except OSError as error:
-            could_not_write("the JSON report", self.json_path, error)
-            return False
-        self._written = True
+        self._written = write_json(self.json_path, lambda: content)
+        return self._written
+
+
+def write_json(path: str, content: Callable[[], object]) -> bool:
+    """Write the JSON report, if one is wanted ('-': on stdout). False: it could not be, which is told."""
+    if not path:
         return True
+    try:
+        json_report.write(path, content())
+    except OSError as error:
+        could_not_write("the JSON report", path, error)
+        return False
+    return True
 
 
 def could_not_write(what: str, path: str, error: OSError) -> None:
