@@ -67,8 +67,7 @@ def command(
         return ExitCode.UNKNOWN
     enumerated.show(out, outcome, request, verbose=verbose)
     code = ExitCode.INTERRUPTED if outcome.interrupted else outcome.verdict.exit_code
-    told = code
-    if not write_json(json_path, lambda: enumerated.as_json(outcome, request, told)):
+    if not write_json(json_path, lambda: enumerated.as_json(outcome, request, code)):
         code = code if outcome.verdict is not Verdict.INTACT else ExitCode.UNKNOWN
     if outcome.interrupted:
         print(f"interrupted; go on with --resume ({outcome.path})", file=sys.stderr)

@@ -88,8 +88,7 @@ def _conclude(ran: Ran, elapsed: float, json_path: str) -> ExitCode:
         out = console(sys.stderr if json_path == "-" else sys.stdout)
         scenarios.show(out, ran.scenarios, elapsed)
     code = ExitCode.INTERRUPTED if ran.interrupted else ran.exit_code()
-    told = code
-    if not write_json(json_path, lambda: scenarios.as_json(ran.scenarios, told, elapsed, harness.__version__)):
+    if not write_json(json_path, lambda: scenarios.as_json(ran.scenarios, code, elapsed, harness.__version__)):
         code = code or ExitCode.UNKNOWN
     if ran.interrupted:
         print("interrupted", file=sys.stderr)
