@@ -21,7 +21,16 @@ from harness.machine import mounts, syscalls
 from harness.machine.process import wait_readable
 from harness.machine.shell import OUTPUT_MAX, ShellResult, run_shell
 
-__all__ = ["CRASHED", "OUTPUT_MAX", "Init", "ShellResult", "interrupts_held", "run_shell", "spawn_init"]
+__all__ = [
+    "CRASHED",
+    "OUTPUT_MAX",
+    "Init",
+    "ShellResult",
+    "answer_of",
+    "interrupts_held",
+    "run_shell",
+    "spawn_init",
+]
 
 CRASHED = 70
 """Exit status of an init whose main raised: EX_SOFTWARE of sysexits.h."""
@@ -116,6 +125,26 @@ def spawn_init(main: Callable[[], int], *, name: str = "harness-init", mounts: b
                 init.close()
             raise
     return init
+
+
+def answer_of(work: Callable[[], bytes], seconds: float, *, name: str = "harness-init") -> tuple[bytes, int | None]:
+    """Run `work` as spawn_init runs a main, at most so long: what it answered, and the exit status (None: killed).
+
+    No answer (b"") where it died before it had one. Raises as spawn_init does.
+    """
+    answer = os.memfd_create("crash-harness:answer")
+
+    def main() -> int:
+        with open(answer, "wb", closefd=False) as file:
+            file.write(work())
+        return 0
+
+    try:
+        with spawn_init(main, name=name) as init:
+            status = init.wait(seconds)
+        return os.pread(answer, os.fstat(answer).st_size, 0), status
+    finally:
+        os.close(answer)
 
 
 def _fork_into_namespace(own: int) -> int:

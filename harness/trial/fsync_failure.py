@@ -24,7 +24,7 @@ from harness.errors import HarnessError, InternalError, Misuse, TrialUnknown
 from harness.extents import Extent
 from harness.machine.filesystems import lookup
 from harness.machine.process import describe_status
-from harness.machine.sandbox import spawn_init
+from harness.machine.sandbox import answer_of
 from harness.oracle.fsync_check import BLOCK, FILE, fill
 from harness.settings import Settings
 from harness.trial import bundle as bundles
@@ -283,23 +283,13 @@ def trouble(case: Case, observed: Observed) -> str:
 
 
 def _in_a_process(run: Callable[[], Observed]) -> Observed:
-    answer = os.memfd_create("crash-harness:answer")
-
-    def life() -> int:
+    def life() -> bytes:
         try:
-            told = msgspec.msgpack.encode(run())
+            return msgspec.msgpack.encode(run())
         except (HarnessError, OSError) as error:
-            told = msgspec.msgpack.encode(str(error))
-        with open(answer, "wb", closefd=False) as file:
-            file.write(told)
-        return 0
+            return msgspec.msgpack.encode(str(error))
 
-    try:
-        with spawn_init(life, name="harness-fsync") as init:
-            status = init.wait(SECONDS)
-        told = os.pread(answer, os.fstat(answer).st_size, 0)
-    finally:
-        os.close(answer)
+    told, status = answer_of(life, SECONDS, name="harness-fsync")
     if not told:
         how = f"did not end within {SECONDS:.0f} s" if status is None else f"died: {describe_status(status)}"
         raise TrialUnknown(f"the process of the trial {how}", "run it again")

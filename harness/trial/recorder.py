@@ -1,7 +1,6 @@
 """Run the workload once, on a real volume whose engine keeps the block log."""
 
 import os
-from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +11,7 @@ from harness.errors import EngineLost, WorkloadFailed
 from harness.machine import mounts
 from harness.machine.image import Image
 from harness.machine.process import describe_status
-from harness.machine.sandbox import spawn_init
+from harness.machine.sandbox import answer_of
 from harness.machine.shell import ShellResult, run_shell
 from harness.settings import Settings
 from harness.trial.commands import Commands
@@ -92,25 +91,14 @@ def run(command: str, timeout: float, ours: dict[str, str]) -> Ran:
     """Run a command in a PID namespace of its own, in the volume's root, with the user's environment and `ours`."""
     volume = ours["HARNESS_VOLUME"]
     env = {**os.environ, **ours}
-    answer = os.memfd_create("crash-harness:answer")
 
-    def life() -> int:
+    def life() -> bytes:
         device = mounts.device_at(volume)
         shell = run_shell(command, cwd=volume, env=env, timeout=timeout)
         stayed = mounts.device_at(volume) == device
-        os.write(answer, msgspec.msgpack.encode(Ran(shell, stayed)))
-        return 0
+        return msgspec.msgpack.encode(Ran(shell, stayed))
 
-    return _answer(life, answer, timeout + _GRACE_SECONDS)
-
-
-def _answer(life: Callable[[], int], answer: int, patience: float) -> Ran:
-    try:
-        with spawn_init(life) as init:
-            status = init.wait(patience)
-        told = os.pread(answer, 1 << 20, 0)
-    finally:
-        os.close(answer)
+    told, status = answer_of(life, timeout + _GRACE_SECONDS)
     if not told:
         how = "did not end" if status is None else f"ended: {describe_status(status)}"
         raise WorkloadFailed(f"the process that ran the command {how}", "look at its memory and at the kernel log")
