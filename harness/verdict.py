@@ -97,3 +97,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict = Verdict.CORRUPTED
     output: str = ""
     kernel: tuple[str, ...] = ()
+
+
+def unjudged(summary: str, output: str = "", kernel: tuple[str, ...] = ()) -> Finding:
+    """What could not be judged, and why: UNKNOWN, never intact."""
+    return Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary, output=output, kernel=kernel)

@@ -7,14 +7,14 @@ it is asked by a thread of its own, which may go on hanging in the kernel until 
 import contextlib
 import mmap
 import os
-import threading
 from collections.abc import Callable, Iterator
 
 from harness.errors import RequirementMissing, TrialUnknown
 from harness.faults.fault import Back, Fault
 from harness.faults.injection import Part
 from harness.faults.target import Target
-from harness.verdict import Finding, FindingKind, Verdict
+from harness.machine.hanging import Call
+from harness.verdict import Finding, unjudged
 
 SECONDS = 5.0
 """What a question about health may take, unless told otherwise."""
@@ -44,7 +44,7 @@ def missed(fault: Fault, target: Target) -> Finding | None:
     """None if the fault struck; else how far it came: "the 90th write never came: there were 37"."""
     injection = fault.injection_in(target)
     never = [why for part in fault.parts if (why := _why_never(injection.part(part)))]
-    return _unknown("; ".join(never)) if never else None
+    return unjudged("; ".join(never)) if never else None
 
 
 @contextlib.contextmanager
@@ -67,21 +67,13 @@ def injected(fault: Fault, target: Target, seconds: float = SECONDS) -> Iterator
 
 
 def _within(seconds: float, when: str, target: Target, ask: Callable[[Target], None]) -> Finding | None:
-    errors: list[OSError] = []
-
-    def asking() -> None:
-        try:
-            ask(target)
-        except OSError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=asking, name="harness-health", daemon=True)
-    thread.start()
-    thread.join(seconds)
     what = "the volume takes no write" if ask is _take_write else "the device answers no read"
-    if thread.is_alive():
-        return _unknown(f"{when} {what}: none within {seconds:g} s")
-    return _unknown(f"{when} {what}: {errors[0]}") if errors else None
+    try:
+        if Call(lambda: ask(target)).is_over(seconds):
+            return None
+    except OSError as error:
+        return unjudged(f"{when} {what}: {error}")
+    return unjudged(f"{when} {what}: none within {seconds:g} s")
 
 
 def _take_write(target: Target) -> None:
@@ -103,10 +95,6 @@ def _answer_read(target: Target) -> None:
             os.preadv(fd, [block], 0)
     finally:
         os.close(fd)
-
-
-def _unknown(summary: str) -> Finding:
-    return Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary)
 
 
 def _why_never(part: Part) -> str:

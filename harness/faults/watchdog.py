@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from harness.closing import Closing
 from harness.errors import HarnessError
 from harness.faults.target import Target
+from harness.machine.hanging import Call
 from harness.machine.process import wait_readable
 
 GRACE_SECONDS = 0.5
@@ -107,15 +108,8 @@ def restore(target: Target, seconds: float = STEP_SECONDS) -> list[str]:
 
 
 def _in_time(do: Callable[[], None], seconds: float) -> bool:
-    """Whether it came to its end, by itself and soon."""
-    done: list[bool] = []
-
-    def doing() -> None:
-        with contextlib.suppress(OSError, HarnessError):
-            do()
-            done.append(True)
-
-    thread = threading.Thread(target=doing, name="harness-restore", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(done)
+    """Whether it came to its end, well and soon."""
+    try:
+        return Call(do).is_over(seconds)
+    except (OSError, HarnessError):
+        return False

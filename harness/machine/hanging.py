@@ -6,24 +6,26 @@ A process that is killed meanwhile ends when the call does: what the disk hangs 
 import threading
 from collections.abc import Callable
 
+from harness.errors import HarnessError
+
 
 class Call:
-    """`act`, begun in a thread of its own, in the mount namespace of the caller. It may raise OSError."""
+    """`act`, begun in a thread of its own, in the mount namespace of the caller. It may raise OSError, HarnessError."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self._act = act
-        self._error: OSError | None = None
+        self._error: OSError | HarnessError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             self._act()
-        except OSError as error:
+        except (OSError, HarnessError) as error:
             self._error = error
 
     def is_over(self, seconds: float) -> bool:
-        """Wait for it, at most so long, in real time. Raises the OSError that it ended with."""
+        """Wait for it, at most so long, in real time. Raises what it ended with."""
         self._thread.join(seconds)
         if self._error:
             raise self._error

@@ -19,7 +19,7 @@ from harness.machine.fsck import fsck
 from harness.machine.kmsg import KernelClass, KernelLog, classify
 from harness.machine.mounts import Workspace
 from harness.oracle.checks import Checker, RecoveredState
-from harness.verdict import Finding, FindingKind, Verdict
+from harness.verdict import Finding, FindingKind, unjudged
 
 NOTED_ERROR = "mounting fs with errors"
 """What ext4 says of a volume whose superblock remembers an error, such as one of the device (fs/ext4/super.c)."""
@@ -89,9 +89,7 @@ class Examiner:
         said = result.output.decode(errors="replace")
         if result.clean is None:
             summary = f"fsck could not judge the volume (exit {result.status})"
-            return [
-                Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary, output=said, kernel=kernel)
-            ]
+            return [unjudged(summary, said, kernel)]
         summary = f"fsck finds the recovered volume inconsistent: {_telling_line(said)}"
         return [Finding(kind=FindingKind.META, summary=summary, output=said, kernel=kernel)]
 
@@ -102,7 +100,7 @@ class Examiner:
             return []
         except OSError as error:
             if error.errno == errno.EINVAL:
-                return [_unjudged("the check unmounted the volume")]
+                return [unjudged("the check unmounted the volume")]
             if error.errno != errno.EBUSY:
                 raise
         os.chdir("/")
@@ -116,11 +114,7 @@ class Examiner:
             except OSError:
                 time.sleep(0.001)
         syscalls.umount(volume, syscalls.MNT_DETACH)
-        return [_unjudged("the check left the volume busy; it could not be unmounted")]
-
-
-def _unjudged(summary: str) -> Finding:
-    return Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary)
+        return [unjudged("the check left the volume busy; it could not be unmounted")]
 
 
 def _telling_line(output: str) -> str:
@@ -131,4 +125,4 @@ def _telling_line(output: str) -> str:
 
 def harness_fault(error: HarnessError | Exception) -> Finding:
     """A state that our own code failed on: UNKNOWN, never intact."""
-    return _unjudged(f"{type(error).__name__}: {error}")
+    return unjudged(f"{type(error).__name__}: {error}")

@@ -13,7 +13,7 @@ from harness.oracle.checks import CallableCheck, Checker, RecoveredState, own_tr
 from harness.settings import Settings
 from harness.trial.check import command_checker
 from harness.trial.judging import CheckerFactory
-from harness.verdict import Finding, FindingKind, Verdict
+from harness.verdict import Finding, FindingKind, unjudged
 
 Check = Callable[[RecoveredState], object] | str | None
 
@@ -76,9 +76,7 @@ class _PytestCheck:
             return [Finding(kind=FindingKind.CHECK, summary=_first_line(text), output=own_trace(error))]
         except (pytest.skip.Exception, pytest.xfail.Exception, pytest.exit.Exception, SystemExit) as error:
             summary = f"the check gave up instead of answering: {type(error).__name__}: {_first_line(str(error))}"
-            return [
-                Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary, output=own_trace(error))
-            ]
+            return [unjudged(summary, own_trace(error))]
 
 
 def _with_printed(finding: Finding, said: str) -> Finding:

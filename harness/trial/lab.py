@@ -33,7 +33,7 @@ from harness.trial.recording import ChosenState, Recording, lost_atoms, walk
 from harness.trial.report import Deep, Found, Report, Tally
 from harness.trial.report import Recoveries as Recovered
 from harness.trial.workers import hung
-from harness.verdict import Finding, FindingKind, Verdict
+from harness.verdict import Finding, Verdict, unjudged
 from harness.volume import VolumeSpec, make_base
 
 
@@ -174,8 +174,7 @@ def open_labs(settings: Settings, count: int) -> Iterator[list[Lab]]:
 
 
 def _died(status: int) -> Finding:
-    summary = f"the process that recorded and judged this plan died (status {status})"
-    return Finding(kind=FindingKind.HARNESS, verdict=Verdict.UNKNOWN, summary=summary)
+    return unjudged(f"the process that recorded and judged this plan died (status {status})")
 
 
 def _report(answer: Answer, settings: Settings, recording: Recording | None) -> Report:
