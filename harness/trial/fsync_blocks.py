@@ -7,6 +7,7 @@ from harness.errors import InternalError
 from harness.extents import Extent
 from harness.machine import process
 from harness.machine.image import Image
+from harness.machine.journals import journal_of
 from harness.volume import VolumeSpec
 
 BLOCK = 4096
@@ -32,30 +33,23 @@ def places(spec: VolumeSpec, image: Image, inode: int) -> Places:
     if spec.file_system.fs_type == "btrfs":
         trees = _btrfs_trees(image)
         return Places(trees, trees, ((_SUPERBLOCK, BLOCK),))
+    journal = journal_of(spec.fs, image)
+    if not journal:
+        raise InternalError(f"no journal is to be found on this {spec.fs}")
     if spec.file_system.fs_type == "xfs":
-        return Places(_xfs_log(image), ((_xfs_inode(image, inode), BLOCK),))
-    return Places(_ext4_journal(image), ((_ext4_inode(image, inode), BLOCK),))
+        return Places(journal, ((_xfs_inode(image, inode), BLOCK),))
+    return Places(_but_first_block(journal), ((_ext4_inode(image, inode), BLOCK),))
 
 
-def _ext4_journal(image: Image) -> tuple[Extent, ...]:
-    """Without its first block, the journal's superblock: jbd2 writes that whenever the log's tail moves."""
-    said = _ask("debugfs", "-R", "dump_extents <8>", image.path)
-    rows = re.findall(r"^ *\d+/ *\d+ +\d+/ *\d+ +(\d+) - +\d+ +(\d+) - +\d+ +(\d+)", said, re.MULTILINE)
-    blocks = [(int(physical), int(length), int(logical)) for logical, physical, length in rows]
-    found = [((at + (not first)) * BLOCK, (count - (not first)) * BLOCK) for at, count, first in blocks]
-    return _some(found, "the journal", said)
+def _but_first_block(journal: tuple[Extent, ...]) -> tuple[Extent, ...]:
+    """Without the journal's superblock: jbd2 writes that whenever the log's tail moves."""
+    (at, length), *others = journal
+    return tuple(extent for extent in ((at + BLOCK, length - BLOCK), *others) if extent[1])
 
 
 def _ext4_inode(image: Image, inode: int) -> int:
     said = _ask("debugfs", "-R", f"imap <{inode}>", image.path)
     return _number(r"located at block (\d+)", said) * BLOCK
-
-
-def _xfs_log(image: Image) -> tuple[Extent, ...]:
-    said = _ask("xfs_db", "-r", "-c", "sb 0", "-c", "print logstart logblocks", image.path)
-    start, length = _number(r"logstart = (\d+)", said), _number(r"logblocks = (\d+)", said)
-    converted = _ask("xfs_db", "-r", "-c", f"convert fsblock {start} byte", image.path)
-    return ((_number(r"\((\d+)\)", converted), length * BLOCK),)
 
 
 def _xfs_inode(image: Image, inode: int) -> int:
@@ -71,7 +65,9 @@ def _btrfs_trees(image: Image) -> tuple[Extent, ...]:
         if re.search(r"type (SYSTEM|METADATA)", chunk):
             length = _number(r"length (\d+)", chunk)
             found += [(int(at), length) for at in re.findall(r"stripe \d+ devid \d+ offset (\d+)", chunk)]
-    return _some(found, "the trees", said)
+    if not found:
+        raise InternalError(f"the file system's own tool did not say where the trees are: {said.strip()[-300:]}")
+    return tuple(found)
 
 
 def _ask(*words: str) -> str:
@@ -83,9 +79,3 @@ def _number(pattern: str, said: str) -> int:
     if found is None:
         raise InternalError(f"the file system's own tool gave no {pattern!r}: {said.strip()[-300:]}")
     return int(found[1])
-
-
-def _some(found: list[Extent], what: str, said: str) -> tuple[Extent, ...]:
-    if not found:
-        raise InternalError(f"the file system's own tool did not say where {what} is: {said.strip()[-300:]}")
-    return tuple(extent for extent in found if extent[1])
