@@ -6,12 +6,12 @@ settings. The bundle of a failing test is named for the test: the last one, whic
 
 import contextlib
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import pytest
 import xxhash
 
+from harness.faults import Fault, parse_fault
 from harness.machine import mounts
 from harness.plan.plan import Plan
 from harness.plugin import options
@@ -28,9 +28,6 @@ from harness.trial.report import Report
 from harness.trial.shrink import shrink_state
 from harness.verdict import Verdict
 from harness.volume import VolumeSpec, make_base
-
-if TYPE_CHECKING:
-    from harness.faults import Fault
 
 MAX_STATES = 100
 """Crash states a plan is judged by, where nobody says otherwise: Hypothesis draws many plans."""
@@ -63,29 +60,17 @@ class PlanJudge:
         finding is looked for again in fresh recordings, and reported with its rate.
         """
         wanted = from_text({**self._ini, **settings})
-        key = (plan.id, wanted)
-        if key not in self._remembered:
-            if len(self._remembered) >= _REMEMBERED_MAX:
-                self._remembered.clear()
-            self._remembered[key] = self._failure(plan, wanted)
-        if self._remembered[key]:
-            raise CrashFailure(self._remembered[key])
+        self._expect_none((plan.id, wanted), lambda: self._failure(plan, wanted))
 
     @door
-    def strike(self, plan: Plan, fault: "Fault | str", **settings: object) -> None:
+    def strike(self, plan: Plan, fault: Fault | str, **settings: object) -> None:
         """Run the plan live and let `fault` strike it (`remove@op:7`); what had been promised by then must be there.
 
         Else CrashFailure. A fault that was never met fails too: it proves nothing. `settings` as in verify.
         """
-        from harness.faults import parse_fault
-
         wanted = from_text({**self._ini, **settings})
         chosen = parse_fault(fault) if isinstance(fault, str) else fault
-        key = (f"{plan.id} {chosen}", wanted)
-        if key not in self._remembered:
-            self._remembered[key] = self._struck(plan, chosen, wanted)
-        if self._remembered[key]:
-            raise CrashFailure(self._remembered[key])
+        self._expect_none((f"{plan.id} {chosen}", wanted), lambda: self._struck(plan, chosen, wanted))
 
     @door
     def judge(self, plan: Plan, **settings: object) -> Report:
@@ -95,7 +80,16 @@ class PlanJudge:
     def close(self) -> None:
         self._stack.close()
 
-    def _struck(self, plan: Plan, fault: "Fault", settings: Settings) -> str:
+    def _expect_none(self, key: tuple[str, Settings], failure: Callable[[], str]) -> None:
+        """Raises CrashFailure where there is one; what was found out once is remembered."""
+        if key not in self._remembered:
+            if len(self._remembered) >= _REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[key] = failure()
+        if self._remembered[key]:
+            raise CrashFailure(self._remembered[key])
+
+    def _struck(self, plan: Plan, fault: Fault, settings: Settings) -> str:
         if settings not in self._benches:
             require(settings.fs)
             mounts.enter_private_mounts()
