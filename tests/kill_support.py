@@ -1,9 +1,12 @@
 """What a killed harness may have left, and waiting for it to be gone."""
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+import psutil
 
 from harness.machine import loop
 
@@ -44,10 +47,27 @@ def namespaces(pids: Iterable[object]) -> set[str]:
     return found
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + SETTLE_SECONDS
+def eventually(condition: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> bool:
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.002)
     return True
+
+
+@contextlib.contextmanager
+def no_device_left(label: str, seconds: float) -> Iterator[None]:
+    """No device whose label begins so outlives the block by more than `seconds`, and no child of ours does.
+
+    Other processes may try the same system beside it: their devices come, and go.
+    """
+    before = _devices(label)
+    yield
+    left = _devices(label) - before
+    assert eventually(lambda: not left & _devices(label), seconds), left
+    assert not psutil.Process().children(recursive=True)
+
+
+def _devices(label: str) -> set[tuple[str, tuple[int, int]]]:
+    return {(status.path, status.backing) for status in loop.bound() if status.label.startswith(label)}

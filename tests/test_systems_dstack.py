@@ -1,12 +1,11 @@
 """dstack_run: its judge finds planted damage and is content without; each variant does what its name says; no leaks."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import xxhash
+from kill_support import no_device_left
 
 from fixtures.systems.dstack_run import SYSTEM, DstackPlan, Run
 from fixtures.systems.dstack_run.content import BLOCK, piece
@@ -14,7 +13,6 @@ from fixtures.systems.dstack_run.judge import examine
 from fixtures.systems.dstack_run.ledger import Promise
 from fixtures.systems.dstack_run.plan import Job, Provider
 from harness.errors import InternalError, Misuse
-from harness.machine import loop
 from harness.verdict import FindingKind, Verdict
 
 SIZE = 10 * BLOCK + 100
@@ -123,20 +121,8 @@ HARD_JOBS: tuple[Job, ...] = (
 
 @pytest.fixture
 def _nothing_left() -> Iterator[None]:
-    """Other processes may try the same system beside this test: their devices come, and go."""
-    before = _devices()
-    yield
-    left = _devices() - before
-    until = time.monotonic() + GONE_SECONDS
-    while left and time.monotonic() < until:
-        time.sleep(0.01)
-        left &= _devices()
-    assert not left
-    assert not psutil.Process().children(recursive=True)
-
-
-def _devices() -> set[tuple[str, tuple[int, int]]]:
-    return {(status.path, status.backing) for status in loop.bound() if status.label == "dstack"}
+    with no_device_left("dstack", GONE_SECONDS):
+        yield
 
 
 @pytest.mark.root

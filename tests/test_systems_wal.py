@@ -1,12 +1,11 @@
 """wal_node: the log's codec, a judge that finds what is planted, and each variant doing what its name says."""
 
-import time
 import zlib
 from collections.abc import Iterator
 
 import msgspec
-import psutil
 import pytest
+from kill_support import no_device_left
 
 from fixtures.systems.wal_node import SYSTEM, WalPlan
 from fixtures.systems.wal_node.clients import Heard, What, data_of
@@ -17,7 +16,6 @@ from fixtures.systems.wal_node.messages import LEADER, UNAVAILABLE, PartitionSta
 from fixtures.systems.wal_node.plan import Fault, FaultName, Kill, Place, checked
 from fixtures.systems.wal_node.supervisor import Life
 from harness.errors import Misuse
-from harness.machine import loop
 from harness.machine.kmsg import KernelClass, classify
 from harness.verdict import FindingKind, Verdict
 
@@ -252,20 +250,8 @@ def test_plans_go_to_text_and_back_and_nonsense_is_refused() -> None:
 
 @pytest.fixture
 def _nothing_left() -> Iterator[None]:
-    """Other processes may try the same system beside this test: their devices come, and go."""
-    before = _devices()
-    yield
-    left = _devices() - before
-    until = time.monotonic() + GONE_SECONDS
-    while left and time.monotonic() < until:
-        time.sleep(0.01)
-        left &= _devices()
-    assert not left
-    assert not psutil.Process().children(recursive=True)
-
-
-def _devices() -> set[tuple[str, tuple[int, int]]]:
-    return {(status.path, status.backing) for status in loop.bound() if status.label.startswith("wal-")}
+    with no_device_left("wal-", GONE_SECONDS):
+        yield
 
 
 @pytest.mark.root
