@@ -96,6 +96,10 @@ class KillBench(Closing):
             notes: list[str] = []
             try:
                 begun, outcomes = self._run(target, plan, fault, notes)
+            except BaseException:  # Ctrl-C too: a writer that goes on, or hangs, would keep the volume busy
+                restore(target)
+                self._writer.close()
+                raise
             finally:
                 self._take_away(target, fault)
             kernel = log.lines(name)
