@@ -25,7 +25,7 @@ FLOORS = (
     ("errors",),
     ("settings",),
     ("machine", "blocklog"),
-    ("engine", "crash"),
+    ("engine", "crash", "layout"),
     ("volume", "plan"),
     ("faults",),
     ("oracle",),
