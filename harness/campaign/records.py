@@ -7,7 +7,7 @@ from harness.verdict import FindingKind, Verdict
 
 
 class BugSignature(msgspec.Struct, frozen=True, kw_only=True):
-    """What two findings have in common if they are one bug. Numbers and names that vary from run to run are not in it."""
+    """What two findings have in common if they are one bug. What varies from run to run is not in it."""
 
     file_system: str
     """With what changes its promises: `ext4`, `ext4 -o data=journal`, `ext4 fault lying-flush`."""
