@@ -30,13 +30,15 @@ FLOORS = (
     ("faults",),
     ("oracle",),
     ("trial",),
+    ("advice",),
+    ("explain",),
     ("campaign",),
     ("reporting",),
     ("cli", "plugin"),
 )
 """The rooms of harness/ from the ground up. A room imports from the floors below it, and from itself."""
 
-PURE = ("blocklog", "crash", "extents", "verdict", "errors", "settings")
+PURE = ("blocklog", "crash", "layout", "extents", "verdict", "errors", "settings")
 IMPURE = frozenset(
     {
         "asyncio",

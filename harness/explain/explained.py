@@ -5,8 +5,8 @@ Every reporter (terminal, HTML, JSON) draws from `Explained`; it has no referenc
 
 import msgspec
 
+from harness.advice.advised import Advice
 from harness.layout.kinds import Named
-from harness.trial.advised import Advice
 from harness.verdict import FindingKind, Verdict
 
 
