@@ -5,7 +5,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from harness.errors import InternalError
@@ -18,6 +18,9 @@ _CHUNK = 64 * 1024
 # How long an orphan may stay a zombie while the command runs: one that waits for its daemon to be gone must see it go.
 _REAP_EVERY = 0.05
 _KILL_SECONDS = 10.0
+
+Spawn = Callable[..., int]
+"""os.posix_spawn, or what starts a program as it does."""
 
 
 class ShellResult(NamedTuple):
@@ -41,13 +44,14 @@ def run_shell(
     timeout: float,
     output_max: int = OUTPUT_MAX,
     stdout: int | None = None,
+    spawn: Spawn = os.posix_spawn,
 ) -> ShellResult:
     """Run `/bin/sh -c command` in a session of its own, stdin empty, for at most `timeout` seconds; only as pid 1.
 
     Standard output and error are captured together, or go to the descriptor `stdout` (then `output` is empty). When
     the shell has ended, whatever it left running is counted and killed: on return this namespace holds pid 1 alone.
-    Nobody may run two at a time. Raises OSError when `cwd` cannot be entered, InternalError outside an init or
-    when a process survives SIGKILL.
+    Nobody may run two at a time. `spawn` starts the shell. Raises OSError when `cwd` cannot be entered, InternalError
+    outside an init or when a process survives SIGKILL.
     """
     if os.getpid() != 1:
         raise InternalError("run_shell kills every process that it can see, so it works as pid 1 only")
@@ -55,7 +59,7 @@ def run_shell(
     reader, writer = (-1, stdout) if stdout is not None else _open_pipe()
     try:
         try:
-            shell = _spawn(command, cwd, env, writer)
+            shell = _spawn(command, cwd, env, writer, spawn)
         finally:
             if stdout is None:
                 os.close(writer)
@@ -103,14 +107,14 @@ def _open_pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def _spawn(command: str, cwd: str, env: Mapping[str, str], output: int) -> int:
+def _spawn(command: str, cwd: str, env: Mapping[str, str], output: int, spawn: Spawn) -> int:
     """posix_spawn knows no working directory: pid 1 goes there itself, and comes back so as not to pin the volume."""
     home = os.open(".", os.O_PATH | os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
     try:
         os.chdir(cwd)
-        return os.posix_spawn(
+        return spawn(
             _SHELL,
             (_SHELL, "-c", command),
             env,

@@ -1,6 +1,7 @@
 """Run the workload once, on a real volume whose engine keeps the block log."""
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ from harness.machine import mounts
 from harness.machine.image import Image
 from harness.machine.process import describe_status
 from harness.machine.sandbox import answer_of
-from harness.machine.shell import ShellResult, run_shell
+from harness.machine.shell import ShellResult, Spawn, run_shell
 from harness.settings import Settings
 from harness.trial.commands import Commands
 from harness.trial.recording import Recording
@@ -26,6 +27,10 @@ class Ran(NamedTuple):
 
     shell: ShellResult
     volume_stayed: bool
+
+
+Runner = Callable[[str, float, dict[str, str]], Ran]
+"""Runs a command with a time limit in seconds and the variables that are ours."""
 
 
 def prepare(settings: Settings, setup: str = "") -> tuple[VolumeSpec, Image]:
@@ -44,21 +49,28 @@ def record(settings: Settings, commands: Commands) -> Recording:
 
     Raises WorkloadFailed (it failed, hung, left children, unmounted or filled the volume), BoundExceeded, EngineLost.
     """
-    workspace = mounts.enter_private_mounts()
     spec, base = prepare(settings, commands.setup)
+    return record_on(spec, base, settings, commands.workload)
+
+
+def record_on(
+    spec: VolumeSpec, base: Image, settings: Settings, workload: str, runner: Runner | None = None
+) -> Recording:
+    """The same on a volume that is prepared already; `base` stays as it is. `runner`: in place of run."""
+    workspace = mounts.enter_private_mounts()
     with RecordedVolume(spec, base, log_max=settings.log_max) as volume:
         env = {"HARNESS_VOLUME": workspace.volume, "HARNESS_PROMISE": volume.promise_path}
         untouched = _look(volume.path)
-        ran = run(commands.workload, settings.timeout, env)
+        ran = (runner or run)(workload, settings.timeout, env)
         idle = _look(volume.path) == untouched and not volume.engine.parsed().promises()
         volume.linger(settings.linger)
         volume.finish()
     if volume.error:
         raise volume.error
-    expect_success("workload", commands.workload, ran)
+    expect_success("workload", workload, ran)
     if idle:
         raise WorkloadFailed(
-            f"the workload changed nothing on the volume: {commands.workload}",
+            f"the workload changed nothing on the volume: {workload}",
             "let it write below its working directory, which is the volume, also named by HARNESS_VOLUME",
             ran.shell.output,
         )
@@ -89,20 +101,25 @@ def recording_of(volume: RecordedVolume, spec: VolumeSpec, base: Image) -> Recor
 
 def run(command: str, timeout: float, ours: dict[str, str]) -> Ran:
     """Run a command in a PID namespace of its own, in the volume's root, with the user's environment and `ours`."""
+    told = told_by_init(lambda: msgspec.msgpack.encode(ran_here(command, timeout, ours)), timeout)
+    return msgspec.msgpack.decode(told, type=Ran)
+
+
+def ran_here(command: str, timeout: float, ours: dict[str, str], spawn: Spawn = os.posix_spawn) -> Ran:
+    """The same in this process, which must be pid 1; `spawn` starts the shell."""
     volume = ours["HARNESS_VOLUME"]
-    env = {**os.environ, **ours}
+    device = mounts.device_at(volume)
+    shell = run_shell(command, cwd=volume, env={**os.environ, **ours}, timeout=timeout, spawn=spawn)
+    return Ran(shell, mounts.device_at(volume) == device)
 
-    def life() -> bytes:
-        device = mounts.device_at(volume)
-        shell = run_shell(command, cwd=volume, env=env, timeout=timeout)
-        stayed = mounts.device_at(volume) == device
-        return msgspec.msgpack.encode(Ran(shell, stayed))
 
+def told_by_init(life: Callable[[], bytes], timeout: float) -> bytes:
+    """What `life` answers, run as pid 1 of a namespace. Raises WorkloadFailed where it died, or hung past `timeout`."""
     told, status = answer_of(life, timeout + _GRACE_SECONDS)
     if not told:
         how = "did not end" if status is None else f"ended: {describe_status(status)}"
         raise WorkloadFailed(f"the process that ran the command {how}", "look at its memory and at the kernel log")
-    return msgspec.msgpack.decode(told, type=Ran)
+    return told
 
 
 def expect_success(role: str, command: str, ran: Ran) -> None:
