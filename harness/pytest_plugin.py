@@ -40,12 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
     options.register_marker(config)
     if options.replay_path(config):
         config.pluginmanager.register(_ReplayStatus(), "crash-harness-replay")
+    if options.wants_summary(config) and not hasattr(config, "workerinput"):
+        from harness.plugin.summary import Summary
+
+        config.pluginmanager.register(Summary(config), "crash-harness-summary")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A wrong marker or ini key is a usage error, told before the first test runs."""
     select_system(config, items)
+    for item in items:
+        options.mark_scenario(item)
     if hasattr(config, "workerinput"):
         return  # of xdist: a usage error there would look like a crash of the worker; the fixture tells it
     try:
@@ -93,7 +99,12 @@ def live_trials(request: pytest.FixtureRequest) -> "LiveTrials":
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: "pytest.CallInfo[None]"
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    judge: PlanJudge | None = getattr(item, "funcargs", {}).get("plan_judge")
+    if judge and call.when == "call":
+        item.user_properties.extend(judge.take_properties())
     report = yield
     skips.placed(item, report)
     skips.forbidden(item, report)

@@ -28,12 +28,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_kill_that_costs_nothing_is_intact_and_leaves_no_file(folder: Path) -> None:
+def test_a_kill_that_costs_nothing_is_intact_and_leaves_no_bundle(folder: Path) -> None:
     ran = harness("strike", "plan.json", "engine-kill@op:3", cwd=folder)
     assert ran.status == ExitCode.INTACT
     assert "engine-kill@op:3, struck 1 time" in ran.out
     assert "promises   1 made, before any fsync failed" in ran.out
-    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["plan.json", "reports"]
+    assert not list((folder / "reports").glob("*.crash"))
 
 
 def test_what_was_lost_is_told_and_replayed(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from harness.campaign.fleet import Job, judged
+from harness.campaign.keeping import Keeper
 from harness.campaign.results import Header, Result, Results, Seen
 from harness.plan.enumeration import Sequence, sequences
 from harness.settings import Settings
@@ -93,10 +94,18 @@ class Enumerated(msgspec.Struct, kw_only=True):
 
 
 class Enumeration:
-    """One run. `on_progress` is called in this process after each sequence."""
+    """One run. `on_progress` is called in this process after each sequence; `keeper` is told what came of it."""
 
-    def __init__(self, request: Request, total: int, reports: str, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        total: int,
+        reports: str,
+        on_progress: Callable[[Progress], None],
+        keeper: Keeper | None = None,
+    ) -> None:
         self._request = request
+        self._keeper = keeper
         self._reports = reports
         self._on_progress = on_progress
         self._distinct: dict[tuple[str, str], Distinct] = {}
@@ -116,6 +125,8 @@ class Enumeration:
                 self._explain(labs[0])
             except KeyboardInterrupt:
                 self.outcome.interrupted = True
+            if self._keeper:
+                self._keeper.flush()
         self.outcome.distinct = sorted(self._distinct.values(), key=lambda d: (-d.sequences, d.found.finding.summary))
         self.outcome.seconds = time.monotonic() - self._started
         return self.outcome
@@ -124,6 +135,8 @@ class Enumeration:
         for sequence, judgement in judged(labs, self._jobs(results)):
             result = _result(sequence, judgement)
             results.add(result)
+            if self._keeper:
+                self._keeper.note(result)
             self.outcome.results.append(result)
             self.outcome.fresh += 1
             self.outcome.fresh_states += result.judged
@@ -142,6 +155,8 @@ class Enumeration:
             if known:
                 self.outcome.results.append(known)
                 self.outcome.resumed += 1
+                if self._keeper:
+                    self._keeper.note(known)
             else:
                 yield Job(sequence, sequence.plan)
 
@@ -162,9 +177,19 @@ class Enumeration:
 
     def _explain(self, lab: Lab) -> None:
         """Each distinct finding: seen again on fresh disks and in fresh recordings, shrunk, saved as a bundle."""
+        if self._keeper:
+            self._keeper.flush()
         for distinct in self._distinct.values():
             if distinct.judgement.recording:
                 explain(distinct, lab, self._request.settings, self._reports)
+                self._keep(distinct)
+
+    def _keep(self, distinct: Distinct) -> None:
+        judgement = distinct.judgement
+        if self._keeper and judgement.recording:
+            self._keeper.explained(
+                distinct.first.id, distinct.found, judgement.recording, judgement.plan, distinct.rerun
+            )
 
 
 def explain(distinct: Distinct, lab: Lab, settings: Settings, reports: str) -> None:

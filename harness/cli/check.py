@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from harness.cli import exits, options
+from harness.cli.recorded import recorded
 from harness.cli.usage import need
 from harness.cli.verdicts import Desk, conclude, could_not_write
 from harness.errors import TrialUnknown
@@ -35,6 +36,7 @@ from harness.verdict import ExitCode
     "--attach", metavar="PATH", multiple=True, help="A file or folder that the check needs; goes into bundles."
 )
 @options.reports_option
+@options.store_option
 @click.option("--save", metavar="FILE.crash", default="", help="Save the whole recording, whatever the verdict.")
 @options.report_options
 def command(
@@ -43,6 +45,7 @@ def command(
     setup: str,
     attach: tuple[str, ...],
     reports: str,
+    no_store: bool,
     save: str,
     json_path: str,
     quiet: bool,
@@ -62,14 +65,16 @@ def command(
     settings = options.settings_of(values)
     commands = Commands(workload=workload, check=check_command, setup=setup)
     desk = Desk(json_path, quiet=quiet, verbose=verbose)
-    with desk.trial(settings, commands) as follower:
-        requirements.require(settings.fs)
-        commands, files = _resolved(commands, attach)
-        follower.stage("record")
-        recording = record(settings, commands)
-        if save:
-            _keep(save, recording, settings, commands, files)
-    return conclude(desk, recording, settings, commands, files, reports)
+    with recorded(reports, "check", settings.seed, settings, store=not no_store) as run:
+        with desk.trial(settings, commands) as follower:
+            requirements.require(settings.fs)
+            commands, files = _resolved(commands, attach)
+            run.begin()
+            follower.stage("record")
+            recording = record(settings, commands)
+            if save:
+                _keep(save, recording, settings, commands, files)
+        return conclude(desk, recording, settings, commands, files, run)
 
 
 def _resolved(commands: Commands, attach: tuple[str, ...]) -> tuple[Commands, tuple[Attachment, ...]]:

@@ -8,9 +8,11 @@ import os
 
 import pytest
 
+from harness.reporting.pytest_lines import Lines, message
+
 RESULTS = "HARNESS_RUN_RESULTS"
 
-_told: set[str] = set()
+_lines = Lines()
 
 
 @pytest.hookimpl(trylast=True)
@@ -19,8 +21,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     path = os.environ.get(RESULTS)
     if not path or os.environ.get("PYTEST_XDIST_WORKER"):
         return
-    if report.when == "call" or not report.passed:
-        _tell(path, report)
+    _lines.take(report)
+    _write(path, _lines.lines)
+    _lines.lines.clear()
 
 
 @pytest.hookimpl(trylast=True)
@@ -28,40 +31,18 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
     """A module that cannot be imported or is skipped whole is a scenario that was not judged."""
     path = os.environ.get(RESULTS)
     if path and not report.passed and not os.environ.get("PYTEST_XDIST_WORKER"):
-        _write(path, report, "collection", 0.0, [])
+        told = {"test": report.nodeid, "outcome": report.outcome, "phase": "collection", "seconds": 0.0}
+        _write(path, [json.dumps(told | {"properties": [], "message": _failure(report)})])
 
 
-def _tell(path: str, report: pytest.TestReport) -> None:
-    # The same properties come with each phase: count a test's volumes once.
-    properties: list[list[object]] = (
-        [] if report.nodeid in _told else [[name, value] for name, value in report.user_properties]
-    )
-    _told.add(report.nodeid)
-    _write(path, report, report.when, report.duration, properties)
-
-
-def _write(
-    path: str,
-    report: pytest.TestReport | pytest.CollectReport,
-    phase: str,
-    seconds: float,
-    properties: list[list[object]],
-) -> None:
-    told = {"test": report.nodeid, "outcome": report.outcome, "phase": phase, "seconds": seconds}
-    line = json.dumps(told | {"properties": properties, "message": _message(report)}, default=str)
+def _write(path: str, lines: list[str]) -> None:
     with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.writelines(line + "\n" for line in lines)
 
 
-def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """The line of a failure that says most."""
-    if report.passed:
-        return ""
-    if isinstance(report.longrepr, tuple):  # a skip: path, line, reason
-        return str(report.longrepr[2])
-    crash = getattr(report.longrepr, "reprcrash", None)
-    if crash:
-        return (str(crash.message).strip().splitlines() or [""])[0]
-    # A collection error is text alone, its exception on the last line that begins with E.
-    lines = report.longreprtext.strip().splitlines() or [""]
-    return next((line[1:].strip() for line in reversed(lines) if line.startswith("E ")), lines[0])
+def _failure(report: pytest.CollectReport) -> str:
+    """A collection error is text alone, its exception on the last line that begins with E."""
+    if isinstance(report.longrepr, tuple):
+        return message(report)
+    lines = report.longreprtext.strip().splitlines()
+    return next((line[1:].strip() for line in reversed(lines) if line.startswith("E ")), message(report))

@@ -6,7 +6,10 @@ from typing import Any
 import click
 
 from harness.campaign.enumerating import Enumeration, Request
+from harness.campaign.keeping import Keeper
+from harness.campaign.results import Header
 from harness.cli import exits, options
+from harness.cli.recorded import recorded
 from harness.cli.verdicts import could_not_write, write_json
 from harness.errors import Misuse
 from harness.machine import requirements
@@ -27,6 +30,7 @@ from harness.verdict import ExitCode, Verdict
 @click.option("--list", "only_list", is_flag=True, help="Print the sequences and judge nothing.")
 @options.settings_options(DECLARED)
 @options.reports_option
+@options.store_option
 @options.report_options
 def command(
     ops: int,
@@ -37,6 +41,7 @@ def command(
     limit: int | None,
     only_list: bool,
     reports: str,
+    no_store: bool,
     json_path: str,
     quiet: bool,
     verbose: bool,
@@ -59,14 +64,20 @@ def command(
     request = Request(ops, settings, nested, wide, part, resume, limit or 0)
     total = _in_shard(enumeration.total(ops, nested, wide=wide), part)
     out = console(sys.stderr if json_path == "-" else sys.stdout)
-    try:
-        with enumerated.Follower(console(sys.stderr), quiet=quiet) as follower:
-            outcome = Enumeration(request, total, reports, follower.progress).run()
-    except OSError as error:
-        could_not_write("the results", reports, error)
-        return ExitCode.UNKNOWN
+    of = Header.of(ops, nested, wide, part, settings)
+    with recorded(reports, "enumerate", settings.seed, of, store=not no_store, resume=resume) as run:
+        run.begin()
+        keeper = Keeper(run, settings, reports)
+        try:
+            with enumerated.Follower(console(sys.stderr), quiet=quiet) as follower:
+                outcome = Enumeration(request, total, reports, follower.progress, keeper).run()
+        except OSError as error:
+            could_not_write("the results", reports, error)
+            run.end(Verdict.UNKNOWN)
+            return ExitCode.UNKNOWN
+        run.end(outcome.verdict, interrupted=outcome.interrupted)
     enumerated.show(out, outcome, request, verbose=verbose)
-    code = ExitCode.INTERRUPTED if outcome.interrupted else outcome.verdict.exit_code
+    code = run.settled(ExitCode.INTERRUPTED if outcome.interrupted else outcome.verdict.exit_code)
     if not write_json(json_path, lambda: enumerated.as_json(outcome, request, code)):
         code = code if outcome.verdict is not Verdict.INTACT else ExitCode.UNKNOWN
     if outcome.interrupted:

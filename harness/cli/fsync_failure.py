@@ -8,7 +8,9 @@ from functools import partial
 import click
 import msgspec
 
+from harness.campaign.cells import kept_fsync_failure
 from harness.cli import exits, options
+from harness.cli.recorded import recorded
 from harness.cli.tables import CANNOT, Table, fill
 from harness.machine import requirements
 from harness.oracle.fsync_check import broken
@@ -22,6 +24,7 @@ _TABLE = Table(lambda out, brief: FsyncPage(out, brief=brief), as_json, exit_cod
 @click.command("fsync-failure", epilog=exits.epilog())
 @click.option("--fs", "file_systems", metavar="NAME", multiple=True, help="Only this file system; may be repeated.")
 @options.reports_option
+@options.store_option
 @options.report_options
 @click.option(
     "--verify", is_flag=True, hidden=True, help="The check of a bundle: is there what a successful fsync covered?"
@@ -29,6 +32,7 @@ _TABLE = Table(lambda out, brief: FsyncPage(out, brief=brief), as_json, exit_cod
 def command(
     file_systems: tuple[str, ...],
     reports: str,
+    no_store: bool,
     json_path: str,
     quiet: bool,
     verbose: bool,  # noqa: ARG001 (its callback has done what it asks)
@@ -43,7 +47,10 @@ def command(
     chosen = columns(file_systems)
     for fs in dict.fromkeys(column.fs for column in chosen):
         requirements.require(fs)
-    return fill(_TABLE, _cells(chosen, reports), reports, json_path, quiet=quiet)
+    with recorded(reports, "fsync-failure", 0, None, store=not no_store) as run:
+        run.begin()
+        kept = partial(kept_fsync_failure, reports=reports)
+        return fill(_TABLE, _cells(chosen, reports), run, kept, json_path, quiet=quiet)
 
 
 def _cells(chosen: Sequence[Column], reports: str) -> Iterator[tuple[Cell, Callable[[], object]]]:

@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from harness.cli import exits, options
+from harness.cli.recorded import recorded
 from harness.cli.verdicts import Desk, conclude
 from harness.errors import Misuse
 from harness.machine import mounts, requirements
@@ -47,6 +48,7 @@ from harness.verdict import ExitCode
     "--attach", metavar="PATH", multiple=True, help="A file or folder that the check needs; goes into bundles."
 )
 @options.reports_option
+@options.store_option
 @options.report_options
 def command(
     file: str,
@@ -57,6 +59,7 @@ def command(
     end: int | None,
     attach: tuple[str, ...],
     reports: str,
+    no_store: bool,
     json_path: str,
     quiet: bool,
     verbose: bool,
@@ -75,16 +78,18 @@ def command(
     with desk.trial(settings, commands) as follower:
         follower.stage("load")
         source = _Source(file, base, log, begin, end, values)
-        recording, settings, recorded, files, plan = source.bundled() if file else source.foreign()
+        recording, settings, its, files, plan = source.bundled() if file else source.foreign()
         requirements.require(recording.spec.fs)
         if check_command is not None:
             check_command = resolve(check_command, os.getcwd())
-            recorded = msgspec.structs.replace(recorded, check=check_command)
+            its = msgspec.structs.replace(its, check=check_command)
             files = attachments([check_command], attach)
             plan = None
         # What is saved names the files as they were; what is run, where they are now.
-        run = materialize(recorded.check, files, mounts.enter_private_mounts())
-    return conclude(desk, recording, settings, recorded, files, reports, run=run, plan=plan)
+        check = materialize(its.check, files, mounts.enter_private_mounts())
+    with recorded(reports, "judge", settings.seed, settings, store=not no_store) as run:
+        run.begin()
+        return conclude(desk, recording, settings, its, files, run, check=check, plan=plan)
 
 
 def _one_source(file: str, base: str, log: str) -> None:

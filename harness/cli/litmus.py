@@ -8,7 +8,9 @@ from functools import partial
 
 import click
 
+from harness.campaign.cells import kept_litmus
 from harness.cli import exits, options
+from harness.cli.recorded import recorded
 from harness.cli.tables import CANNOT, Table, fill
 from harness.cli.usage import nearest
 from harness.errors import HarnessError, Misuse
@@ -40,6 +42,7 @@ _TABLE = Table(lambda out, brief: LitmusPage(out, brief=brief), as_json, exit_co
     help="Record so often in each environment until the surprise is seen: some are races.",
 )
 @options.reports_option
+@options.store_option
 @options.report_options
 @click.option("--verify", metavar="FILE", hidden=True, help="The check of a bundle: is the surprise on the volume?")
 def command(
@@ -49,6 +52,7 @@ def command(
     repaired: bool | None,
     rounds: int,
     reports: str,
+    no_store: bool,
     json_path: str,
     quiet: bool,
     verbose: bool,  # noqa: ARG001 (its callback has done what it asks)
@@ -67,7 +71,10 @@ def command(
     variants = _variants(tests, repaired)
     for fs in dict.fromkeys(column.fs for column in columns):
         requirements.require(fs)
-    return fill(_TABLE, _cells(columns, variants, rounds, reports), reports, json_path, quiet=quiet)
+    with recorded(reports, "litmus", 0, None, store=not no_store) as run:
+        run.begin()
+        cells = _cells(columns, variants, rounds, reports)
+        return fill(_TABLE, cells, run, partial(kept_litmus, reports=reports), json_path, quiet=quiet)
 
 
 def _chosen(tests: list[Litmus], only: Sequence[str]) -> list[Litmus]:

@@ -95,3 +95,10 @@ def reports_option(command: Command) -> Command:
         "--reports", metavar="DIR", default="reports", show_default=True, help="Where bundles of findings go."
     )
     return decorate(command)
+
+
+def store_option(command: Command) -> Command:
+    """--no-store, beside --reports, for a command that records its runs."""
+    text = "Do not keep this run in the store of the reports (harness.sqlite)."
+    decorate = click.option("--no-store", is_flag=True, help=text)
+    return decorate(command)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from harness.cli import exits, options
+from harness.cli.recorded import recorded
 from harness.cli.verdicts import Desk, conclude
 from harness.errors import Misuse
 from harness.machine import requirements
@@ -20,8 +21,11 @@ from harness.verdict import ExitCode
 @click.argument("file", metavar="FILE.json")
 @options.settings_options(DECLARED)
 @options.reports_option
+@options.store_option
 @options.report_options
-def command(file: str, reports: str, json_path: str, quiet: bool, verbose: bool, **values: Any) -> ExitCode:
+def command(
+    file: str, reports: str, no_store: bool, json_path: str, quiet: bool, verbose: bool, **values: Any
+) -> ExitCode:
     """Run the plan in FILE.json ('-': standard input) on a fresh volume, build each disk that a power cut at any point
     may leave, let the kernel recover it, and compare it with what the file system's contract owes the plan.
 
@@ -33,11 +37,13 @@ def command(file: str, reports: str, json_path: str, quiet: bool, verbose: bool,
     settings = options.settings_of(values)
     commands = Commands()
     desk = Desk(json_path, quiet=quiet, verbose=verbose)
-    with desk.trial(settings, commands) as follower:
-        requirements.require(settings.fs)
-        follower.stage("record")
-        recording = record_plan(settings, plan)
-    return conclude(desk, recording, settings, commands, (), reports, plan=plan)
+    with recorded(reports, "plan", settings.seed, settings, store=not no_store) as run:
+        with desk.trial(settings, commands) as follower:
+            requirements.require(settings.fs)
+            run.begin()
+            follower.stage("record")
+            recording = record_plan(settings, plan)
+        return conclude(desk, recording, settings, commands, (), run, plan=plan)
 
 
 def read_plan(path: str) -> Plan:

@@ -8,17 +8,21 @@ import click
 
 import harness
 from harness.cli import exits, options
-from harness.cli.scenarios import Ran, run_pytest
-from harness.cli.verdicts import write_json
+from harness.cli.kept_scenarios import kept_scenarios
+from harness.cli.recorded import Recorder, recorded
+from harness.cli.scenarios import Ran, root_of, run_pytest
+from harness.cli.verdicts import could_not_write, write_json
 from harness.errors import Misuse
 from harness.machine import requirements
 from harness.reporting import scenarios
 from harness.reporting.console import console
+from harness.reporting.markdown import summary
 from harness.settings import DECLARED
-from harness.verdict import ExitCode
+from harness.verdict import ExitCode, worst
 
 _SCENARIOS = "scenarios"
 _SYSTEM_PLANS = 500
+_JUNIT, _SUMMARY = "junit.xml", "summary.md"
 
 
 class _WithRest(click.Command):
@@ -36,16 +40,26 @@ class _WithRest(click.Command):
 @click.command("run", cls=_WithRest, epilog=exits.epilog())
 @click.argument("path", default=_SCENARIOS)
 @click.option("--junit", metavar="FILE", default="", help="Write JUnit XML.")
+@click.option("--markdown", metavar="FILE", default="", help="Write a summary in Markdown.")
+@click.option("--artifacts", metavar="DIR", default="", help="As --reports; junit.xml and summary.md go there as well.")
 @click.option("--plans", type=click.IntRange(min=1), metavar="N", help="Plans drawn for each right variant.")
 @click.option("-n", "workers", type=click.IntRange(min=0), metavar="N", help="Run N tests at a time (pytest-xdist).")
+@click.option(
+    "--reports", metavar="DIR", default="", help="Where bundles and the store go. [default: as pytest is configured]"
+)
+@options.store_option
 @options.report_options
 @click.pass_obj
 def command(
     pytest_args: tuple[str, ...],
     path: str,
     junit: str,
+    markdown: str,
+    artifacts: str,
     plans: int | None,
     workers: int | None,
+    reports: str,
+    no_store: bool,
     json_path: str,
     quiet: bool,
     verbose: bool,
@@ -62,9 +76,24 @@ def command(
     if not os.path.exists(path.partition("::")[0]):
         raise Misuse(f"{path}: no such file or folder", "run it in a checkout of the project, or name the scenarios")
     requirements.require(str(DECLARED["fs"].default))
-    started = time.monotonic()
-    ran = run_pytest(_arguments(path, pytest_args, junit, workers, quiet, verbose), cwd=".", to_stderr=json_path == "-")
-    return _conclude(ran, time.monotonic() - started, json_path)
+    if artifacts and reports:
+        raise Misuse("--artifacts and --reports both say where bundles go", "give one of them")
+    if artifacts:
+        reports = artifacts
+        junit, markdown = junit or os.path.join(artifacts, _JUNIT), markdown or os.path.join(artifacts, _SUMMARY)
+    if reports:
+        pytest_args = (*pytest_args, f"--harness-reports={os.path.abspath(reports)}")
+    folder = reports or os.path.join(root_of([path], "."), "reports")
+    with recorded(os.path.relpath(folder), "run", 0, None, store=not no_store) as run:
+        run.begin()
+        started = time.monotonic()
+        arguments = _arguments(path, pytest_args, junit, workers, quiet, verbose)
+        ran = run_pytest(arguments, cwd=".", to_stderr=json_path == "-")
+        elapsed = time.monotonic() - started
+        code = _conclude(ran, elapsed, json_path, run)
+        if markdown and ran.scenarios and not _write_summary(markdown, ran, elapsed, os.path.relpath(folder)):
+            code = code or ExitCode.UNKNOWN
+        return code
 
 
 def _arguments(
@@ -83,11 +112,27 @@ def _arguments(
     return [*arguments, path]
 
 
-def _conclude(ran: Ran, elapsed: float, json_path: str) -> ExitCode:
+def _write_summary(path: str, ran: Ran, elapsed: float, folder: str) -> bool:
+    """False: it could not be written, which is told."""
+    text = summary(ran.scenarios, elapsed=elapsed, artifacts=folder)
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        could_not_write("the summary", path, error)
+        return False
+    return True
+
+
+def _conclude(ran: Ran, elapsed: float, json_path: str, run: Recorder) -> ExitCode:
     if ran.scenarios:
         out = console(sys.stderr if json_path == "-" else sys.stdout)
         scenarios.show(out, ran.scenarios, elapsed)
+    run.add(kept_scenarios(ran.scenarios, run.reports))
     code = ExitCode.INTERRUPTED if ran.interrupted else ran.exit_code()
+    run.end(worst(scenario.verdict for scenario in ran.scenarios), interrupted=ran.interrupted)
+    code = run.settled(code)
     if not write_json(json_path, lambda: scenarios.as_json(ran.scenarios, code, elapsed, harness.__version__)):
         code = code or ExitCode.UNKNOWN
     if ran.interrupted:

@@ -54,7 +54,7 @@ def run_pytest(arguments: Sequence[str], *, cwd: str, to_stderr: bool = False) -
         lines = os.pread(results, os.fstat(results).st_size, 0).decode().splitlines()
     finally:
         os.close(results)
-    return Ran(status, gather(lines, _root(arguments, cwd)), interrupted)
+    return Ran(status, gather(lines, root_of(arguments, cwd)), interrupted)
 
 
 def _leash() -> list[str]:
@@ -80,7 +80,7 @@ def _wait(child: "subprocess.Popen[bytes]") -> tuple[int, bool]:
     return status, interrupted
 
 
-def _root(arguments: Sequence[str], cwd: str) -> str:
+def root_of(arguments: Sequence[str], cwd: str) -> str:
     """Where test ids count from: pytest's rootdir, the next folder up with a configuration of pytest."""
     paths = [argument for argument in arguments if not argument.startswith("-")]
     folder = os.path.abspath(os.path.join(cwd, paths[-1].partition("::")[0])) if paths else cwd
@@ -91,10 +91,10 @@ def _root(arguments: Sequence[str], cwd: str) -> str:
     return cwd
 
 
-def replay_test(test: str, bundle: str) -> tuple[Verdict, ExitCode]:
+def replay_test(test: str, bundle: str, *, to_stderr: bool = False) -> tuple[Verdict, ExitCode]:
     """Run the test that made the bundle, on the bundle's disk. Raises Misuse if the test is not here."""
     cwd = _home_of(test, bundle)
-    ran = run_pytest([f"--harness-replay={os.path.abspath(bundle)}", "-q", test], cwd=cwd)
+    ran = run_pytest([f"--harness-replay={os.path.abspath(bundle)}", "-q", test], cwd=cwd, to_stderr=to_stderr)
     verdicts = [Verdict(v.verdict) for s in ran.scenarios for v in s.volumes if v.verdict in set(Verdict)]
     if ran.interrupted:
         raise KeyboardInterrupt

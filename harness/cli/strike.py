@@ -7,8 +7,10 @@ from typing import Any
 import click
 import xxhash
 
+from harness.campaign.cells import kept_strike
 from harness.cli import exits, options
 from harness.cli.plan import read_plan
+from harness.cli.recorded import recorded
 from harness.cli.verdicts import could_not_write, write_json
 from harness.faults import parse_fault
 from harness.machine import mounts, requirements
@@ -28,9 +30,17 @@ _SETTINGS = ("fs", "size", "mount_options", "mkfs_options", "sector_size", "time
 @click.argument("striking", metavar="FAULT")
 @options.settings_options(_SETTINGS)
 @options.reports_option
+@options.store_option
 @options.report_options
 def command(
-    file: str, striking: str, reports: str, json_path: str, quiet: bool, verbose: bool, **values: Any
+    file: str,
+    striking: str,
+    reports: str,
+    no_store: bool,
+    json_path: str,
+    quiet: bool,
+    verbose: bool,
+    **values: Any,
 ) -> ExitCode:
     """Run the plan in FILE.json ('-': standard input) on a fresh volume and let FAULT strike it while it runs. Then
     take the volume away, attach it again, let the kernel recover it, and compare it with what had been promised by
@@ -45,10 +55,14 @@ def command(
     settings = options.settings_of(values)
     requirements.require(settings.fs)
     mounts.enter_private_mounts()
-    with KillBench(settings, make_base(VolumeSpec.of(settings))) as bench:
-        result = bench.trial(plan, chosen)
-    code = result.verdict.exit_code
-    bundle = "" if result.verdict is Verdict.INTACT else _saved(result, settings, reports)
+    with recorded(reports, "strike", settings.seed, settings, store=not no_store) as run:
+        run.begin()
+        with KillBench(settings, make_base(VolumeSpec.of(settings))) as bench:
+            result = bench.trial(plan, chosen)
+        bundle = "" if result.verdict is Verdict.INTACT else _saved(result, settings, reports)
+        run.add([kept_strike(plan, result, settings, bundle, reports)])
+        run.end(result.verdict)
+    code = run.settled(result.verdict.exit_code)
     out = console(sys.stderr if json_path == "-" else sys.stdout)
     if quiet:
         out.print(f"{result.verdict}  {', '.join(finding.kind for finding in result.findings)}".rstrip())

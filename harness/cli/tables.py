@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
 
+from harness.campaign.records import Sighting, Trial
+from harness.cli.recorded import Recorder
 from harness.cli.verdicts import could_not_write, write_json
 from harness.reporting.console import console
-from harness.verdict import ExitCode
+from harness.verdict import ExitCode, Verdict
 
 C = TypeVar("C")
 
@@ -31,10 +33,20 @@ class Table(NamedTuple):
     progress: Callable[[Any], str]
 
 
+Kept = Callable[[C], tuple[Trial, Sequence[Sighting]]]
+"""A cell as the store keeps it, once its bundle is saved."""
+
+
 def fill(
-    table: Table, cells: Iterable[tuple[C, Callable[[], object]]], reports: str, json_path: str, *, quiet: bool
+    table: Table,
+    cells: Iterable[tuple[C, Callable[[], object]]],
+    run: Recorder,
+    kept: Kept[C],
+    json_path: str,
+    *,
+    quiet: bool,
 ) -> ExitCode:
-    """Take cell after cell, each with what saves its bundle in `reports`, and show what they come to.
+    """Take cell after cell, each with what saves its bundle, keep it in the store, and show what they come to.
 
     Ctrl-C ends the taking: what there is by then is shown. INTACT turns into UNKNOWN where something could not be
     written.
@@ -45,19 +57,25 @@ def fill(
     try:
         for cell, save in cells:
             taken.append(cell)
-            saved &= _saved(save, reports)
+            saved &= _saved(save, run.reports)
+            run.add([kept(cell)])
             if not quiet:
                 print(table.progress(cell), file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         interrupted = True
     elapsed = time.monotonic() - started
     code = ExitCode.INTERRUPTED if interrupted else table.exit_code(taken)
+    run.end(_verdict(code), interrupted=interrupted)
     if taken:
         table.page(console(sys.stderr if json_path == "-" else sys.stdout), quiet).show(taken, elapsed)
     if interrupted:
         print("interrupted", file=sys.stderr)
     written = write_json(json_path, lambda: table.as_json(taken, code, elapsed))
-    return code if (saved and written) or code is not ExitCode.INTACT else ExitCode.UNKNOWN
+    return run.settled(code if (saved and written) or code is not ExitCode.INTACT else ExitCode.UNKNOWN)
+
+
+def _verdict(code: ExitCode) -> Verdict:
+    return next((verdict for verdict in Verdict if verdict.exit_code is code), Verdict.UNKNOWN)
 
 
 def _saved(save: Callable[[], object], reports: str) -> bool:

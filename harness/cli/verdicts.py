@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from harness.campaign.signatures import without_folders
 from harness.errors import TrialUnknown
 from harness.plan.plan import Plan
 from harness.reporting import json_report, terminal
@@ -19,6 +21,9 @@ from harness.trial.plans import plan_checker
 from harness.trial.recording import Recording
 from harness.trial.report import Report
 from harness.verdict import ExitCode, Verdict
+
+if TYPE_CHECKING:
+    from harness.cli.recorded import Recorder
 
 
 class Desk:
@@ -78,25 +83,26 @@ def conclude(
     settings: Settings,
     commands: Commands,
     files: Sequence[Attachment],
-    reports: str,
-    run: str | None = None,
+    run: "Recorder",
+    check: str | None = None,
     plan: Plan | None = None,
 ) -> ExitCode:
-    """Judge, print the verdict, save a bundle of each finding, print the findings, write the JSON report.
+    """Judge, print the verdict, save a bundle of each finding, print the findings, keep the run, write the JSON report.
 
-    `run`: the check as it is to be run here, where that differs from the one in `commands`. `plan`: the workload, whose
-    contract is then the check.
+    `check`: the check as it is to be run here, where that differs from the one in `commands`. `plan`: the workload,
+    whose contract is then the check.
     """
     with desk.trial(settings, commands) as follower:
         if plan:
             checker = plan_checker(plan, recording, settings.contract)
         else:
-            checker = command_checker(commands.check if run is None else run, settings)
+            checker = command_checker(commands.check if check is None else check, settings)
         report = judge(recording, settings, checker, follower.stage, follower.progress)
     desk.page.report(report, recording, settings)
-    saved = _save(report, recording, settings, commands, files, reports, plan)
+    saved = _save(report, recording, settings, commands, files, run.reports, plan)
     desk.page.found(report, recording, settings)
-    code = _exit_code(report, whole=saved)
+    _keep(report, recording, settings, commands, run, plan)
+    code = run.settled(_exit_code(report, whole=saved))
     if not desk.json(json_report.of_report(report, recording, settings, commands, code)):
         code = _exit_code(report, whole=False)
     if report.interrupted:
@@ -119,6 +125,17 @@ def _save(
         could_not_write("a bundle", reports, error)
         return False
     return True
+
+
+def _keep(
+    report: Report, recording: Recording, settings: Settings, commands: Commands, run: "Recorder", plan: Plan | None
+) -> None:
+    text = "; ".join(map(str, plan.all)) if plan else commands.workload or "a log recorded elsewhere"
+    fs = recording.spec.fs
+    check = without_folders(commands.check) or f"{fs} mounts, and passes its fsck"
+    guarantee = f"{fs} keeps what it owes any plan" if plan else check
+    run.report(report, recording, settings, text, guarantee, plan=plan, commands=commands)
+    run.end(report.verdict, interrupted=report.interrupted)
 
 
 def _exit_code(report: Report, *, whole: bool) -> ExitCode:

@@ -65,7 +65,11 @@ class ZramPool(Closing):
         if len(words) != count or words[0] == "error":
             self.close()
             raise InternalError("zram devices could not be added: " + " ".join(words[1:]), "use --scratch loop")
-        self.devices = [ZramDevice(name, _node(workspace, name)) for name in words]
+        try:
+            self.devices = [ZramDevice(name, _node(workspace, name)) for name in words]
+        except OSError as error:  # no node in /dev, and not the right to make one (CAP_MKNOD)
+            self.close()
+            raise InternalError(f"zram devices have no node: {error}", "use --scratch loop") from error
 
     def close(self) -> None:
         """Hand the devices back and wait until they are removed."""

@@ -13,9 +13,12 @@ from harness.settings import DECLARED, Settings, from_text
 MARKER = "crash_volume"
 FIXTURE = "crash_volume"
 SYSTEM_MARKER = "system"
+SCENARIO = "crash_scenario"
+"""Among the keywords of a test that uses one of our fixtures."""
 NO_SKIP_ENV = "HARNESS_NO_SKIP"
 
 _INI = "harness_"
+_FIXTURES = frozenset({FIXTURE, "plan_judge", "live_trials"})
 _MARKER_HELP = (
     f"{MARKER}(fs='ext4', size='64M', model='subset', …): settings of the volume that the fixture of this name makes; "
     f"known: {', '.join(DECLARED)}"
@@ -26,6 +29,10 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "--harness-replay",
         {"metavar": "FILE", "help": "Judge only the crash state in this bundle, with the test's check."},
+    ),
+    (
+        "--harness-summary",
+        {"metavar": "FILE", "help": "Write a summary of the crash tests in Markdown (ini: harness_summary)."},
     ),
     ("--harness-system", {"metavar": "NAME", "help": "Only the scenarios that are marked system(NAME)."}),
     (
@@ -51,6 +58,7 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(_INI + setting.name, f"{setting.help} (crash_volume)", default=None)
     parser.addini("harness_plans", "Plans that live_trials draws for each variant.", default="20")
     parser.addini("harness_reports", "Where bundles of findings go, from the root directory.", default="reports")
+    parser.addini("harness_summary", "Where a summary in Markdown goes, from the root directory.", default="")
     parser.addini(
         "harness_no_skip", f"A test that uses {FIXTURE} fails where it would skip.", type="bool", default=False
     )
@@ -97,6 +105,26 @@ def replay_path(config: pytest.Config) -> str:
     """Absolute path of the bundle to replay, or nothing."""
     option = config.getoption("--harness-replay")
     return os.path.join(config.invocation_params.dir, option) if option else ""
+
+
+def summary_path(config: pytest.Config) -> str:
+    """Absolute path of the summary that is wanted, or nothing. As for reports_folder."""
+    option = config.getoption("--harness-summary")
+    if option:
+        return os.path.join(config.invocation_params.dir, option)
+    ini = config.getini("harness_summary")
+    return os.path.join(config.rootpath, ini) if ini else ""
+
+
+def wants_summary(config: pytest.Config) -> bool:
+    """On GitHub Actions there always is one."""
+    return bool(summary_path(config)) or os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def mark_scenario(item: pytest.Item) -> None:
+    """Let the reports of a test that uses a fixture of ours say so, also those that come from another process."""
+    if not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        item.keywords[SCENARIO] = True
 
 
 def must_not_skip(config: pytest.Config) -> bool:

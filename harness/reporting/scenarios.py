@@ -24,6 +24,7 @@ class Volume(msgspec.Struct):
     states: int = 0
     fs: str = ""
     scope: str = ""
+    bundles: list[str] = msgspec.field(default_factory=list)
 
     @property
     def violated(self) -> bool:
@@ -90,6 +91,8 @@ def _add_properties(scenario: Scenario, properties: Sequence[tuple[str, Any]]) -
             scenario.volumes.append(Volume(verdict=str(value)))
         elif name == "crash_bundle":
             scenario.bundles.append(str(value))
+            if scenario.volumes:
+                scenario.volumes[-1].bundles.append(str(value))
         elif name == TRIALS:
             scenario.trials.append(msgspec.json.decode(value, type=Row))
         elif name == "crash_replay":
