@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import sys
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import click
 import msgspec
 from rich.text import Text
 
+from harness.advice.bundled import expect_workload, litmus_of
 from harness.advice.plan_subject import PlanSubject, hopeless
 from harness.advice.search import TRIES_MAX, Search, Subject
 from harness.cli import exits, options
@@ -174,15 +174,10 @@ class _Source:
         manifest = bundle.manifest
         if manifest.plan:
             return self._plan(manifest.plan)
-        test = _litmus_of(bundle)
+        test = litmus_of(bundle)
         if test:
             return self._litmus(test)
-        if not manifest.commands.workload:
-            what = f"made by the test {manifest.test}" if manifest.test else "without a workload"
-            raise Misuse(
-                f"{self._file} is a recording {what}: there is nothing that could be run again",
-                "give a bundle of harness check, a plan, a litmus test, or --workload and --check",
-            )
+        expect_workload(bundle, self._file)
         changed = {name: value for name in ("check", "setup") if (value := getattr(self.commands, name))}
         self.commands = msgspec.structs.replace(manifest.commands, **changed)
         manifest = msgspec.structs.replace(manifest, settings=self.settings, commands=self.commands)
@@ -241,14 +236,3 @@ def _content(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise Misuse(f"{path}: {error.strerror}", "give a bundle, a plan or a litmus test") from error
-
-
-def _litmus_of(bundle: Bundle) -> Litmus | None:
-    """The test of a bundle that `harness litmus` made; the repaired one, where that was asked."""
-    check = bundle.manifest.commands.check
-    if not re.search(r"harness litmus --verify /litmus/", check) or len(bundle.files) != 1:
-        return None
-    test = litmus.from_json(bundle.files[0].content, bundle.files[0].path)
-    if "--repaired" not in check:
-        return test
-    return msgspec.structs.replace(test, main=test.operations(repaired=True), surprising=test.surprise(repaired=True))

@@ -8,7 +8,7 @@ import click
 from harness.cli import exits, options
 from harness.cli.recorded import recorded
 from harness.cli.usage import need
-from harness.cli.verdicts import Desk, conclude, could_not_write
+from harness.cli.verdicts import Desk, Further, conclude, could_not_write
 from harness.errors import TrialUnknown
 from harness.machine import requirements
 from harness.settings import Settings
@@ -38,6 +38,7 @@ from harness.verdict import ExitCode
 @options.reports_option
 @options.store_option
 @click.option("--save", metavar="FILE.crash", default="", help="Save the whole recording, whatever the verdict.")
+@options.further_options
 @options.report_options
 def command(
     workload: str,
@@ -47,6 +48,8 @@ def command(
     reports: str,
     no_store: bool,
     save: str,
+    html: str,
+    advise: bool,
     json_path: str,
     quiet: bool,
     verbose: bool,
@@ -74,7 +77,7 @@ def command(
             recording = record(settings, commands)
             if save:
                 _keep(save, recording, settings, commands, files)
-        return conclude(desk, recording, settings, commands, files, run)
+        return conclude(desk, recording, settings, commands, files, run, further=Further(html, advise))
 
 
 def _resolved(commands: Commands, attach: tuple[str, ...]) -> tuple[Commands, tuple[Attachment, ...]]:

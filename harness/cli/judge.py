@@ -8,7 +8,7 @@ import msgspec
 
 from harness.cli import exits, options
 from harness.cli.recorded import recorded
-from harness.cli.verdicts import Desk, conclude
+from harness.cli.verdicts import Desk, Further, conclude
 from harness.errors import Misuse
 from harness.machine import mounts, requirements
 from harness.plan.plan import Plan
@@ -49,6 +49,7 @@ from harness.verdict import ExitCode
 )
 @options.reports_option
 @options.store_option
+@options.further_options
 @options.report_options
 def command(
     file: str,
@@ -60,6 +61,8 @@ def command(
     attach: tuple[str, ...],
     reports: str,
     no_store: bool,
+    html: str,
+    advise: bool,
     json_path: str,
     quiet: bool,
     verbose: bool,
@@ -89,7 +92,9 @@ def command(
         check = materialize(its.check, files, mounts.enter_private_mounts())
     with recorded(reports, "judge", settings.seed, settings, store=not no_store) as run:
         run.begin()
-        return conclude(desk, recording, settings, its, files, run, check=check, plan=plan)
+        return conclude(
+            desk, recording, settings, its, files, run, check=check, plan=plan, further=Further(html, advise)
+        )
 
 
 def _one_source(file: str, base: str, log: str) -> None:

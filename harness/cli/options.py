@@ -102,3 +102,13 @@ def store_option(command: Command) -> Command:
     text = "Do not keep this run in the store of the reports (harness.sqlite)."
     decorate = click.option("--no-store", is_flag=True, help=text)
     return decorate(command)
+
+
+def further_options(command: Command) -> Command:
+    """--html and --advise."""
+    for decorate in (
+        click.option("--html", metavar="FILE", default="", help="Write the report as one HTML page."),
+        click.option("--advise", is_flag=True, help="Where something is wrong, search for the missing fsync."),
+    ):
+        command = decorate(command)
+    return command

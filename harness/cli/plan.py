@@ -7,7 +7,7 @@ import click
 
 from harness.cli import exits, options
 from harness.cli.recorded import recorded
-from harness.cli.verdicts import Desk, conclude
+from harness.cli.verdicts import Desk, Further, conclude
 from harness.errors import Misuse
 from harness.machine import requirements
 from harness.plan.plan import Plan, from_json
@@ -22,9 +22,18 @@ from harness.verdict import ExitCode
 @options.settings_options(DECLARED)
 @options.reports_option
 @options.store_option
+@options.further_options
 @options.report_options
 def command(
-    file: str, reports: str, no_store: bool, json_path: str, quiet: bool, verbose: bool, **values: Any
+    file: str,
+    reports: str,
+    no_store: bool,
+    html: str,
+    advise: bool,
+    json_path: str,
+    quiet: bool,
+    verbose: bool,
+    **values: Any,
 ) -> ExitCode:
     """Run the plan in FILE.json ('-': standard input) on a fresh volume, build each disk that a power cut at any point
     may leave, let the kernel recover it, and compare it with what the file system's contract owes the plan.
@@ -43,7 +52,7 @@ def command(
             run.begin()
             follower.stage("record")
             recording = record_plan(settings, plan)
-        return conclude(desk, recording, settings, commands, (), run, plan=plan)
+        return conclude(desk, recording, settings, commands, (), run, plan=plan, further=Further(html, advise))
 
 
 def read_plan(path: str) -> Plan:

@@ -3,17 +3,17 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
 from harness.campaign.signatures import without_folders
 from harness.errors import TrialUnknown
 from harness.plan.plan import Plan
-from harness.reporting import json_report, terminal
+from harness.reporting import json_report, terminal, why
 from harness.reporting.console import console
 from harness.reporting.progress import Follower
-from harness.reporting.text import count
+from harness.reporting.text import count, printable
 from harness.settings import Settings
 from harness.trial.check import command_checker, judge, save_findings
 from harness.trial.commands import Attachment, Commands
@@ -77,6 +77,16 @@ def could_not_write(what: str, path: str, error: OSError) -> None:
     print("remedy: free some space, or name another place", file=sys.stderr)
 
 
+class Further(NamedTuple):
+    """What else is to come of a judgement: an HTML page, and the search for the missing fsync."""
+
+    html: str = ""
+    advise: bool = False
+
+
+_NOTHING_FURTHER = Further()
+
+
 def conclude(
     desk: Desk,
     recording: Recording,
@@ -86,8 +96,9 @@ def conclude(
     run: "Recorder",
     check: str | None = None,
     plan: Plan | None = None,
+    further: Further = _NOTHING_FURTHER,
 ) -> ExitCode:
-    """Judge, print the verdict, save a bundle of each finding, print the findings, keep the run, write the JSON report.
+    """Judge, print the verdict, save a bundle of each finding, print the findings, keep the run, write the reports.
 
     `check`: the check as it is to be run here, where that differs from the one in `commands`. `plan`: the workload,
     whose contract is then the check.
@@ -100,11 +111,19 @@ def conclude(
         report = judge(recording, settings, checker, follower.stage, follower.progress)
     desk.page.report(report, recording, settings)
     saved = _save(report, recording, settings, commands, files, run.reports, plan)
-    desk.page.found(report, recording, settings)
+    reasons = why.reasons(report, recording, settings, plan=plan, commands=commands)
+    desk.page.found(report, recording, settings, reasons)
+    if report.found and not reasons:
+        desk.page.field("note", printable(report.notes[-1]))
     _keep(report, recording, settings, commands, run, plan)
     code = run.settled(_exit_code(report, whole=saved))
-    if not desk.json(json_report.of_report(report, recording, settings, commands, code)):
+    if not desk.json(json_report.of_report(report, recording, settings, commands, code, reasons)):
         code = _exit_code(report, whole=False)
+    if further.html or (further.advise and reasons):
+        from harness.cli.pages import tell_further
+
+        if not tell_further(desk, further, report, recording, reasons, code):
+            code = _exit_code(report, whole=False)
     if report.interrupted:
         print("interrupted", file=sys.stderr)
     return code

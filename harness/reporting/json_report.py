@@ -4,6 +4,7 @@ Offsets and lengths are bytes. Text that is not UTF-8 stands as {"base64": "…"
 """
 
 import base64
+import itertools
 import platform
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import harness
 from harness.blocklog import Promise
 from harness.crash.model import show_count
 from harness.errors import HarnessError, RequirementMissing, TrialUnknown
+from harness.explain.explained import Explained
 from harness.machine.files import write_atomically
 from harness.reporting.evidence import classes
 from harness.reporting.facts import Facts, facts_of
@@ -48,9 +50,14 @@ def head(verdict: Verdict, exit_code: ExitCode, settings: Settings, commands: Co
 
 
 def of_report(
-    report: Report, recording: Recording, settings: Settings, commands: Commands, exit_code: ExitCode
+    report: Report,
+    recording: Recording,
+    settings: Settings,
+    commands: Commands,
+    exit_code: ExitCode,
+    reasons: Sequence[Explained] = (),
 ) -> dict[str, Any]:
-    """The whole of a finished (or interrupted) trial."""
+    """The whole of a finished (or interrupted) trial; `reasons`: why, of each finding, as far as they go."""
     return head(report.verdict, exit_code, settings, commands) | {
         "recording": of_recording(recording)
         | {"writes": report.writes, "flushes": report.flushes, "promises": report.promises},
@@ -65,7 +72,10 @@ def of_report(
             "seconds": round(report.seconds, 3),
             "rate": round(report.rate, 1),
         },
-        "findings": [_of_found(found, facts_of(found, recording, settings)) for found in report.found],
+        "findings": [
+            _of_found(found, facts_of(found, recording, settings)) | (_of_reason(reason) if reason else {})
+            for found, reason in itertools.zip_longest(report.found, reasons)
+        ],
         "notes": list(report.notes),
     }
 
@@ -144,6 +154,14 @@ def _of_found(found: Found, known: Facts) -> dict[str, Any]:
         "state": {"name": found.state.name} | of_state(known),
         "bundle": found.bundle or None,
         "replay": replay_command(found.bundle) if found.bundle else None,
+    }
+
+
+def _of_reason(reason: Explained) -> dict[str, Any]:
+    return {
+        "why": safe(reason.headline),
+        "story": [safe(text) for text in reason.story],
+        "lost_classes": list(reason.lost_classes),
     }
 
 

@@ -1,12 +1,14 @@
 """A report for people, on a terminal or in a file: the verdict first, then what it rests on, then the findings."""
 
 import shlex
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from harness.blocklog import Kind
+from harness.explain.explained import Explained
 from harness.reporting.evidence import classified
 from harness.reporting.facts import Facts, Lost, facts_of
 from harness.reporting.text import count, of_bytes, printable, seconds, shortened, size, tail
@@ -22,6 +24,7 @@ _LOST_SHOWN = 4
 _PROMISES_SHOWN = 3
 _EVERYTHING = 1_000_000
 _LABEL = 11
+_WHY_WIDTH = 100
 
 
 class Page:
@@ -65,6 +68,11 @@ class Page:
             self.block("it printed", self.limited(output, _OUTPUT_LINES))
         self.block("kernel", self.limited([classified(line) for line in finding.kernel], _KERNEL_LINES))
 
+    def why(self, explained: Explained) -> None:
+        """The one sentence that says most; the whole story if verbose."""
+        texts = [explained.headline, *(explained.story if self._verbose else ())]
+        self.block("why", (line for text in texts if text for line in textwrap.wrap(printable(text), _WHY_WIDTH)))
+
     def state(self, known: Facts) -> None:
         """The cut, what was lost, what was promised."""
         self.field("cut", known.where)
@@ -97,12 +105,16 @@ class Page:
             self.field("fsck", "not run (--no-fsck)")
         self.block("note", map(printable, report.notes))
 
-    def found(self, report: Report, recording: Recording, settings: Settings) -> None:
-        """Each finding with its best state and the one command that replays it."""
+    def found(
+        self, report: Report, recording: Recording, settings: Settings, reasons: Sequence[Explained] = ()
+    ) -> None:
+        """Each finding with its best state and the one command that replays it; `reasons`: why, of each."""
         for number, found in enumerate(report.found, 1):
             self.line()
             self._out.print(Text(f"{number}. ", style="bold"), end="")
             self.finding(found.finding)
+            if number <= len(reasons):
+                self.why(reasons[number - 1])
             self.field("shown by", shown_by(found))
             self.state(facts_of(found, recording, settings))
             self.evidence(found.finding)
