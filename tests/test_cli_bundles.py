@@ -82,7 +82,7 @@ def test_replay_of_a_test_that_is_not_here(found: Path, tmp_path: Path) -> None:
 def test_show_tells_plan_epochs_cut_losses_and_verdict_without_root(found: Path) -> None:
     ran = harness("show", str(bundle_of(found)), cwd=found)
     assert ran.status == 0, ran
-    for word in ("workload", "check", "app.py", "ext4 of 64 MiB", "<== power cut after event", "promises", "CORRUPTED"):
+    for word in ("workload", "check", "app.py", "ext4 of 64 MiB", "<== power cut after", "promises", "CORRUPTED"):
         assert word in ran.out
     for folder in [found, *found.parents][:-2]:
         folder.chmod(folder.stat().st_mode | 0o055)

@@ -41,7 +41,7 @@ def test_a_failure_is_the_finding_at_the_tests_own_line(pytester: pytest.Pyteste
             r"E\s+judged\s+all \d+ distinct states that the subset model allows",
             r"E\s+CHECK  \(the user's check said no, in its own words\)",
             r"E\s+shown by\s+\d+ states?, seen again 3/3 on fresh disks",
-            r"E\s+cut\s+after event \d+ of \d+, in epoch",
+            r"E\s+cut\s+after \d+ of \d+ events, in epoch",
             r"E\s+lost ",
             r"E\s+promises\s+\d of 3 made before the cut",
             r"E .*app.py\", line \d+, in kept",

@@ -70,7 +70,7 @@ def test_facts_name_the_lost_writes_and_the_promises_before_the_cut(recording: R
     assert known.writes == 2
     assert [promise.raw for promise in known.promises] == [b"one", b"\xff\x1b"]
     assert known.promises_total == 3
-    assert known.where == "after event 9 of 11, in epoch 2 of 2"
+    assert known.where == "after 9 of 11 events, in epoch 2 of 2"
 
 
 def test_epochs_add_up_to_the_log(recording: Recording) -> None:
@@ -78,7 +78,7 @@ def test_epochs_add_up_to_the_log(recording: Recording) -> None:
     assert (first.writes, first.bytes, first.promises, first.flushed) == (2, 8192, 0, True)
     assert (second.writes, second.bytes, second.discards, second.promises, second.flushed) == (2, 12288, 1, 3, False)
     lines = list(epoch_lines([first, second], 9))
-    assert "<== power cut after event 9" in lines[-1]
+    assert "<== power cut after 9 events" in lines[-1]
     assert "power cut" not in lines[-2]
 
 

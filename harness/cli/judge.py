@@ -35,13 +35,13 @@ from harness.verdict import ExitCode
     "--begin",
     type=click.IntRange(min=0),
     metavar="N",
-    help="First cut: after event N. [default: the mark 'begin', else 0]",
+    help="First cut: after N events. [default: the mark 'begin', else 0]",
 )
 @click.option(
     "--end",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Last cut: after event N. [default: the mark 'end', else all]",
+    help="Last cut: after N events. [default: the mark 'end', else all]",
 )
 @options.settings_options()
 @click.option(

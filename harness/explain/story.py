@@ -72,7 +72,7 @@ def _opening(tale: Tale) -> str:
     """Where the power went, and what had been promised by then."""
     state, recording = tale.state, tale.recording
     events = len(recording.log.events)
-    where = f"after event {state.cut:,} of {events:,}{_during(tale)}"
+    where = f"after {state.cut:,} of {events:,} events{_during(tale)}"
     if second := is_second_crash(recording):
         first = f"The power went twice ({second.partition(': ')[2]}). What is told here is the recovery. "
         return f"{first}The second time it went {where}, when {state.promises:,} promises had been made."

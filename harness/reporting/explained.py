@@ -109,12 +109,12 @@ def _fill(table: Table, rows: Sequence[Entry], explained: Explained, limit: int)
             continue
         if before and entry.after_cut and explained.state:
             before = False
-            table.add_row("", "", Text(f"---- {_CUT} after event {explained.cut:,} ----", style="bold red"), "")
+            table.add_row("", "", Text(f"---- {_CUT} after {explained.cut:,} events ----", style="bold red"), "")
         fate = _fate(entry, explained)
         length = size(entry.length) if entry.length else ""
         table.add_row(f"{entry.event:,}", length, _what(entry), Text(fate, style=_FATES.get(fate, "")))
     if before and explained.state:
-        table.add_row("", "", Text(f"---- {_CUT} after event {explained.cut:,} ----", style="bold red"), "")
+        table.add_row("", "", Text(f"---- {_CUT} after {explained.cut:,} events ----", style="bold red"), "")
 
 
 def _shortened(rows: Sequence[Entry], limit: int) -> Iterator[Entry | int]:

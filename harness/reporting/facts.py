@@ -36,7 +36,7 @@ class Facts(NamedTuple):
 
     @property
     def where(self) -> str:
-        return f"after event {self.cut:,} of {self.events:,}, in epoch {self.epoch + 1:,} of {self.epochs:,}"
+        return f"after {self.cut:,} of {self.events:,} events, in epoch {self.epoch + 1:,} of {self.epochs:,}"
 
 
 def facts(recording: Recording, space: StateSpace, state: CrashState) -> Facts:

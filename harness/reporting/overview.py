@@ -103,7 +103,7 @@ def _epoch_line(row: EpochRow) -> str:
 
 
 def _cut_mark(row: EpochRow, cut: int | None) -> str:
-    return f"  <== power cut after event {cut:,}" if cut is not None and row.start <= cut <= row.stop else ""
+    return f"  <== power cut after {cut:,} events" if cut is not None and row.start <= cut <= row.stop else ""
 
 
 def log_lines(bundle: Bundle) -> Iterator[str]:

@@ -42,7 +42,7 @@ class DeepFinding(msgspec.Struct, frozen=True, array_like=True):
 
     def found(self, first: Recording) -> "Found":
         """As an entry of the report; `first` is the recording whose recovery it is about."""
-        note = f"second crash: the power went after event {self.first_cut} of the workload, and again in the recovery"
+        note = f"second crash: the power went after {self.first_cut} events of the workload, and again in the recovery"
         both = first._replace(log=BlockLog.parse(self.log), begin=self.begin, end=self.end, notes=(*first.notes, note))
         return Found(finding=self.finding, state=self.state.state(), lost=self.lost, states=self.states, deeper=both)
 
