@@ -7,6 +7,7 @@ Of each choice the simplest comes first, and nothing that is drawn depends on an
 failing plan shrinks to few operations on `foo`.
 """
 
+import os
 from functools import cache
 
 from hypothesis import HealthCheck, settings
@@ -33,7 +34,11 @@ def plans(*, operations: int | tuple[int, int] = (1, 8), setup: bool = True) -> 
 
 
 def register_profiles() -> None:
-    """Hypothesis profiles dev, ci (the same plans in each run) and soak, for `--hypothesis-profile` or load_profile."""
+    """Hypothesis profiles dev, ci (the same plans in each run) and soak, for `--hypothesis-profile` or load_profile.
+
+    In a shard of a soak (HARNESS_SOAK=1) ci draws anew each time, and shares the example database.
+    """
+    fresh = os.environ.get("HARNESS_SOAK") == "1"
     # To run a plan takes much longer than to draw one, on a volume that a fixture may hold for all of them.
     slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
     # Where CI is set Hypothesis has loaded a profile of its own, without chance or memory: it must not be inherited.
@@ -44,10 +49,10 @@ def register_profiles() -> None:
         plain,
         deadline=None,
         suppress_health_check=slow,
-        derandomize=True,
+        derandomize=not fresh,
         max_examples=CI_EXAMPLES,
         print_blob=False,
-        database=None,
+        database=plain.database if fresh else None,
     )
     settings.register_profile(
         "soak", plain, deadline=None, suppress_health_check=slow, max_examples=SOAK_EXAMPLES, print_blob=True

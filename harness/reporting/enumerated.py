@@ -9,26 +9,32 @@ import harness
 from harness.campaign.enumerating import Distinct, Enumerated, Progress, Request
 from harness.plan import enumeration
 from harness.reporting.facts import facts_of
-from harness.reporting.progress import LiveLine
+from harness.reporting.live_view import LiveView
 from harness.reporting.terminal import Page, replay_command
 from harness.reporting.text import count, printable, seconds
 from harness.verdict import ExitCode, Verdict
 
 _SHOWN_MAX = 20
+_PLAIN_EVERY = 5.0
 
 
-class Follower(LiveLine):
+class Follower(LiveView):
     """Follows a run: told after each sequence."""
+
+    def __init__(self, out: Console, *, quiet: bool = False) -> None:
+        super().__init__(out, quiet=quiet, plain_every=_PLAIN_EVERY)
 
     def progress(self, progress: Progress) -> None:
         """How far it is."""
-        self.tell(
-            Text(
-                f"{progress.done:,} of {count(progress.total, 'sequence')}, {count(progress.states, 'state')}, "
-                f"{progress.rate:,.0f} sequences/s, {count(progress.findings, 'kind')} of finding, "
-                f"{seconds(progress.left)} left"
-            )
-        )
+        self.tell(lambda: _line(progress), lambda: _line(progress))
+
+
+def _line(progress: Progress) -> Text:
+    return Text(
+        f"{progress.done:,} of {count(progress.total, 'sequence')}, {count(progress.states, 'state')}, "
+        f"{progress.rate:,.0f} sequences/s, {count(progress.findings, 'kind')} of finding, "
+        f"{seconds(progress.left)} left"
+    )
 
 
 def show(out: Console, outcome: Enumerated, request: Request, *, verbose: bool) -> None:
