@@ -31,3 +31,13 @@ def test_btrfs_leaves_a_renamed_file_under_both_names() -> None:
     assert replayed.verdict in (Verdict.CORRUPTED, Verdict.INTACT), replayed.findings
     for finding in replayed.findings:
         assert finding.kind is FindingKind.META and "[rule atomic-names]" in finding.summary
+
+
+def test_btrfs_loses_a_name_that_was_exchanged() -> None:
+    """reports/track-record.md, 2."""
+    bundle = bundles.load(str(BUNDLES / "btrfs-exchanged-name-gone.crash"))
+    assert bundle.manifest.plan is not None and len(bundle.manifest.plan.all) == 4
+    replayed = replay(bundle)
+    assert replayed.verdict in (Verdict.CORRUPTED, Verdict.INTACT), replayed.findings
+    for finding in replayed.findings:
+        assert finding.kind is FindingKind.LOST_ACKED and "[rule setup-synced]" in finding.summary

@@ -188,7 +188,7 @@ class PlanJudge:
                 found.bundle = bundles.save(os.path.join(self._reports, name), content)
             except OSError as error:
                 report.notes.append(f"the bundles could not be saved: {error}")
-        text = failure_text(title_of(report), report, recording, settings, report.scope)
+        text = failure_text(title_of(report), report, recording, settings, report.scope, plan)
         saved = tuple(found.bundle for found in report.found if found.bundle)
         return _Judged("\n".join([text, "plan", *plan.lines()]), report.verdict, report.judged, saved)
 

@@ -10,6 +10,7 @@ from harness.reporting import struck
 from harness.reporting.facts import facts_of
 from harness.reporting.terminal import Page, headline, replay_command, shown_by
 from harness.reporting.text import printable, shortened
+from harness.reporting.why import reasons
 from harness.settings import Settings
 from harness.trial.kill import Struck
 from harness.trial.recording import Recording
@@ -33,7 +34,9 @@ def _console(out: io.StringIO) -> Console:
     )
 
 
-def failure_text(title: str, report: Report, recording: Recording, settings: Settings, scope: str) -> str:
+def failure_text(
+    title: str, report: Report, recording: Recording, settings: Settings, scope: str, plan: Plan | None = None
+) -> str:
     """`title`, what was judged, and the findings: the first one whole, of the others what each is and its replay."""
     out = io.StringIO()
     page = Page(_console(out), verbose=True)
@@ -45,15 +48,18 @@ def failure_text(title: str, report: Report, recording: Recording, settings: Set
     for number, found in enumerate(report.found):
         page.line()
         if number == 0:
-            _whole(page, found, recording, settings)
+            _whole(page, report, recording, settings, plan)
         else:
             page.finding(found.finding)
         _replay(page, found)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def _whole(page: Page, found: Found, recording: Recording, settings: Settings) -> None:
+def _whole(page: Page, report: Report, recording: Recording, settings: Settings, plan: Plan | None) -> None:
+    found = report.found[0]
     page.finding(found.finding)
+    for reason in reasons(report, recording, settings, plan=plan, most=1):
+        page.why(reason)
     page.field("shown by", shown_by(found))
     page.state(facts_of(found, recording, settings))
     page.evidence(found.finding)

@@ -17,14 +17,12 @@ _REDRAWN_EVERY = 0.25
 PLAIN_EVERY = 30.0
 
 
-class LiveView:
-    """A context manager. `tell` as often as there is news; it draws only as often as somebody can read."""
+class Drawn:
+    """Something that is drawn in place on a terminal. A context manager. `quiet`: nothing is drawn."""
 
-    def __init__(self, console: Console, *, quiet: bool = False, plain_every: float = PLAIN_EVERY) -> None:
-        """`plain_every`: seconds between two lines where the console is no terminal. `quiet`: nothing at all."""
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
         self._quiet = quiet
-        self._plain_every = plain_every
         self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
         self._told_at = time.monotonic()
 
@@ -40,6 +38,15 @@ class LiveView:
     def live(self) -> bool:
         """Whether it is drawn in place."""
         return self._live.is_started
+
+
+class LiveView(Drawn):
+    """`tell` as often as there is news; it draws only as often as somebody can read."""
+
+    def __init__(self, console: Console, *, quiet: bool = False, plain_every: float = PLAIN_EVERY) -> None:
+        """`plain_every`: seconds between two lines where the console is no terminal."""
+        super().__init__(console, quiet=quiet)
+        self._plain_every = plain_every
 
     def tell(self, view: Callable[[], RenderableType], line: Callable[[], Text | str]) -> None:
         """Show how it stands: `view()` where it is drawn in place, else `line()`; neither is asked for in vain."""

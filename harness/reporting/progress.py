@@ -5,13 +5,11 @@ lock that another thread held at that instant would never be released in the chi
 """
 
 import time
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
+from harness.reporting.live_view import Drawn
 from harness.reporting.text import count, seconds
 from harness.trial.judging import Progress
 
@@ -29,28 +27,14 @@ _STAGES = {
 }
 
 
-class LiveLine:
-    """One line that changes on a terminal, a plain line now and then elsewhere, nothing if quiet. A context manager."""
-
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        self._console = console
-        self._quiet = quiet
-        self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-        self._told_at = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if not self._quiet and self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._live.stop()
+class LiveLine(Drawn):
+    """One line that changes on a terminal, a plain line now and then elsewhere, nothing if quiet."""
 
     def tell(self, text: Text, *, important: bool = False) -> None:
         """Show it: on a terminal at once, elsewhere if it is important, or if nothing was shown for five seconds."""
         if self._quiet:
             return
-        if self._live.is_started:
+        if self.live:
             self._live.update(text, refresh=True)
         elif important or time.monotonic() - self._told_at >= _PLAIN_EVERY:
             self._told_at = time.monotonic()
@@ -72,7 +56,7 @@ class Follower(LiveLine):
 
     def progress(self, progress: Progress) -> None:
         self.last = progress
-        self.tell(_line(self._stage, progress, bar=self._live.is_started))
+        self.tell(_line(self._stage, progress, bar=self.live))
 
 
 def _line(stage: str, progress: Progress, *, bar: bool) -> Text:

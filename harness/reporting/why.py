@@ -31,13 +31,14 @@ def reasons(
     *,
     plan: Plan | None = None,
     commands: Commands | None = None,
+    most: int = EXPLAINED_MAX,
 ) -> list[Explained]:
-    """Of the first EXPLAINED_MAX findings of a report, in their order.
+    """Of the first so many findings of a report, in their order.
 
     A log that the explainer cannot cope with costs its explanation, which the report's notes tell, and not the verdict.
     """
     try:
-        return [why(found, recording, settings, plan=plan, commands=commands) for found in report.found[:EXPLAINED_MAX]]
+        return [why(found, recording, settings, plan=plan, commands=commands) for found in report.found[:most]]
     except Exception as error:
         report.notes.append(f"the findings could not be explained ({type(error).__name__}: {error}): please report it")
         return []
