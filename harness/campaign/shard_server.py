@@ -25,7 +25,7 @@ from harness.machine import mounts
 from harness.settings import Settings
 from harness.trial.lab import Lab, open_labs
 
-_LABS_MAX = 6
+_LABS_MAX = 8
 
 Tell = Callable[[Message], None]
 

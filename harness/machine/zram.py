@@ -5,6 +5,7 @@ it waits on a pipe that ends when the last of us is gone, however that came abou
 added. A device that was there before is never touched. Source: Documentation/admin-guide/blockdev/zram.rst.
 """
 
+import contextlib
 import errno
 import os
 import signal
@@ -74,6 +75,9 @@ class ZramPool(Closing):
     def close(self) -> None:
         """Hand the devices back and wait until they are removed."""
         if self._hold >= 0:
+            # Processes that were forked since then may hold the pipe's end too: for them the keeper must not wait.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._hold, b".")
             os.close(self._hold)
             self._hold = -1
             os.waitpid(self._keeper, 0)
