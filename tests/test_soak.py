@@ -368,6 +368,10 @@ def test_the_heat_table_says_what_was_never_judged() -> None:
     out.print(heat_table([(("rename", "fsync"), 1000), (("link", "sync"), 3)]))
     text = out.export_text()
     assert "1,000" in text and "never" in text and text.index("rename") < text.index("link")
+    met = {("rename", "fsync"): {"ext4", "xfs"}, ("link", "sync"): {"xfs"}}
+    out.print(heat_table([(("rename", "fsync"), 1000), (("link", "sync"), 3)], met))
+    text = out.export_text()
+    assert "on 2 kinds of volume" in text and "3 on 1" in text and "1,000 on" not in text
 
 
 def test_a_plain_line_comes_only_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

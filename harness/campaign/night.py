@@ -96,6 +96,8 @@ class Night:
         """Since this process began with it, for the rate."""
         self.by_source: Counter[str] = Counter()
         self.coverage: Counter[tuple[str, str]] = Counter()
+        self.met: dict[tuple[str, str], set[str]] = {}
+        """The sources, each a kind of volume with its fault, on which an operation stood before a persistence."""
         for name, value in figures.items():
             self._tally(name, value)
         self.findings: Counter[str] = Counter()
@@ -190,8 +192,9 @@ class Night:
     def _tally(self, name: str, value: float) -> None:
         head, _, rest = name.partition("/")
         if head == "coverage":
-            _, operation, persistence = rest.rsplit("/", 2)
+            source, operation, persistence = rest.rsplit("/", 2)
             self.coverage[operation, persistence] += int(value)
+            self.met.setdefault((operation, persistence), set()).add(source)
         elif head == "source" and rest.endswith("/states"):
             self.by_source[rest.removesuffix("/states")] += int(value)
 

@@ -1,6 +1,6 @@
 """How a soak is going: rate, findings, what was covered of operations before persistence, the canary, the time left."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -15,6 +15,7 @@ _SHADES = " .:-=+*#%@"
 _FINDINGS = 6
 _OPERATIONS = 16
 _PERSISTENCE = 8
+_NOWHERE: Mapping[tuple[str, str], Set[str]] = {}
 _STYLES = ("dim", "", "", "cyan", "cyan", "bold cyan", "bold cyan", "bold green", "bold green", "bold green")
 
 
@@ -82,7 +83,7 @@ def _screen(view: View) -> RenderableType:
         canary.append(f"   {count(night.unknown, 'trial')} without a verdict", style="bold yellow")
     parts: list[RenderableType] = [head, canary, _workers(view), *_findings(view)]
     if night.coverage:
-        parts.append(heat_table(night.coverage.items()))
+        parts.append(heat_table(night.coverage.items(), night.met))
     return Group(*parts, _sources(view))
 
 
@@ -109,18 +110,25 @@ def _sources(view: View) -> Text:
     return Text("states by source: " + (", ".join(parts) or "none yet"), style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def heat_table(cells: Iterable[tuple[tuple[str, str], int]]) -> Table:
-    """Operations down, what made them durable across; the darker the more often. Counts are on a scale of powers."""
+def heat_table(
+    cells: Iterable[tuple[tuple[str, str], int]], met: Mapping[tuple[str, str], Set[str]] = _NOWHERE
+) -> Table:
+    """Operations down, what made them durable across; the darker the more often. Counts are on a scale of powers.
+
+    `met`: the kinds of volume and fault on which each cell was judged; where some of them lack it, their number is told.
+    """
     counts = dict(cells)
+    volumes = len(set().union(*met.values()))
     rows = _most(counts, 0)[:_OPERATIONS]
     columns = _most(counts, 1)[:_PERSISTENCE]
     most = max(counts.values(), default=1)
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("operation, before", style="dim")
+    table.add_column("operation, before" + (f" (on {volumes} kinds of volume)" if volumes > 1 else ""), style="dim")
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(row, *(_cell(counts.get((row, column), 0), most) for column in columns))
+        keys = [(row, column) for column in columns]
+        table.add_row(row, *(_cell(counts.get(key, 0), most, len(met.get(key, ())), volumes) for key in keys))
     return table
 
 
@@ -131,8 +139,9 @@ def _most(counts: dict[tuple[str, str], int], axis: int) -> list[str]:
     return sorted(sums, key=lambda name: (-sums[name], name))
 
 
-def _cell(times: int, most: int) -> Text:
+def _cell(times: int, most: int, on: int, volumes: int) -> Text:
     if not times:
         return Text("never", style="dim red")
     shade = min(len(_SHADES) - 1, 1 + int((len(_SHADES) - 2) * times.bit_length() / most.bit_length()))
-    return Text(f"{_SHADES[shade]} {times:,}", style=_STYLES[shade])
+    lacking = f" on {on}" if on < volumes else ""
+    return Text(f"{_SHADES[shade]} {times:,}{lacking}", style=_STYLES[shade])
