@@ -115,7 +115,7 @@ def heat_table(
 ) -> Table:
     """Operations down, what made them durable across; the darker the more often. Counts are on a scale of powers.
 
-    `met`: the kinds of volume and fault on which each cell was judged; where some of them lack it, their number is told.
+    `met`: the kinds of volume and fault on which each cell was judged; where some lack it, their number is told.
     """
     counts = dict(cells)
     volumes = len(set().union(*met.values()))
