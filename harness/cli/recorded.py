@@ -17,6 +17,7 @@ from harness.campaign.signatures import file_system_of, sighting_of
 from harness.campaign.store import Store
 from harness.cli.verdicts import could_not_write
 from harness.crash import show_count
+from harness.machine.sandbox import interrupts_held
 from harness.plan.plan import Plan
 from harness.settings import Settings
 from harness.trial.commands import Commands
@@ -130,7 +131,9 @@ class Recorder:
 
     def _try(self, write: Callable[[], object]) -> None:
         try:
-            write()
+            # Between what the store has and what is known of it here no Ctrl-C may strike: the run would never end.
+            with interrupts_held():
+                write()
         except OSError as error:
             if self.whole:
                 could_not_write("the store", self.reports, error)
