@@ -43,9 +43,10 @@ def fault_to_json(fault: Fault) -> str:
 def fault_from_json(text: str | bytes) -> AnyFault:
     """Raises Misuse, saying where, for what is no fault."""
     try:
-        return msgspec.json.decode(text, type=AnyFault)  # type: ignore[no-any-return]
+        fault: AnyFault = msgspec.json.decode(text, type=AnyFault)
     except msgspec.MsgspecError as error:
         raise Misuse(f"not a fault: {error}", "copy it whole from the report") from None
+    return fault
 
 
 def _parse_one(text: str) -> SingleFault:
