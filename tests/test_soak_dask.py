@@ -21,6 +21,8 @@ from harness.campaign.sources import CANARY
 pytestmark = pytest.mark.root
 
 SHARDS = 4
+NOISE = 3
+"""Plans of which the kernel's own threads decide whether the lie shows: no two recordings are quite the same."""
 TOKEN = "HARNESS_TEST_TOKEN"
 
 
@@ -123,10 +125,11 @@ def test_two_workers_one_of_them_killed_find_the_same(tmp_path: Path, cluster: C
     assert names <= keys(spread / "reports") and names <= keys(here / "reports")
     assert not sql(spread / "reports", "SELECT 1 FROM figure WHERE name = 'shards_lost'")
     one_machine, cluster_of_two = judged(here / "reports"), judged(spread / "reports")
-    assert len(one_machine ^ cluster_of_two) <= max(1, len(one_machine) // 100)
+    assert len(one_machine ^ cluster_of_two) <= NOISE
     by_one, by_two = found(here / "reports"), found(spread / "reports")
-    assert by_one.keys() == by_two.keys()
-    assert all(by_one[plan] & by_two[plan] for plan in by_one), (by_one, by_two)
+    both = by_one.keys() & by_two.keys()
+    assert len(by_one.keys() ^ by_two.keys()) <= NOISE < len(both), (by_one, by_two)
+    assert all(by_one[plan] & by_two[plan] for plan in both), (by_one, by_two)
     assert one(spread / "reports", "SELECT count(*) FROM run") == 1
 
 

