@@ -102,8 +102,9 @@ def morning_of(store: Store, run: int) -> Morning:
         soaks = ", ".join(str(each.id) for each in store.runs(night.KIND)) or "none"
         raise Misuse(f"run {run} was no soak but a {row.kind}", f"soaks in {store.reports}: {soaks}")
     figures = store.figures(run)
-    new, back, still, gone, untried = _compared(store, run, figures)
     reasons = why_unknown(store, run)
+    own, bugs = _own(store, run), store.bugs(run=run)
+    new, back, still, gone, untried = _compared(store, run, bugs, figures)
     return Morning(
         run=row,
         verdict=row.verdict or verdict_of(store, run),
@@ -112,16 +113,16 @@ def morning_of(store: Store, run: int) -> Morning:
         workers=int(figures.get(night.WORKERS, 0)),
         resumed=int(figures.get(night.RESUMED, 0)),
         shards=int(figures.get(night.SHARDS, 0)),
-        plans=sum(each.trials for each in _own(store, run)),
-        states=sum(each.states for each in _own(store, run)),
+        plans=sum(each.trials for each in own),
+        states=sum(each.states for each in own),
         new=new,
         back=back,
         still=still,
         gone=gone,
         untried=untried,
-        unjudged=tuple(bug for bug in store.bugs(run=run) if bug.verdict is Verdict.UNKNOWN),
-        kept=tuple(Kept(row=each, upper=_bound(each)) for each in _own(store, run)),
-        canary=_canary(store, run, figures),
+        unjudged=tuple(bug for bug in bugs if bug.verdict is Verdict.UNKNOWN),
+        kept=tuple(Kept(row=each, upper=_bound(each)) for each in own),
+        canary=_canary(bugs, figures),
         minutes=_minutes(figures),
         coverage={
             name.partition("/")[2]: int(value) for name, value in figures.items() if name.startswith("coverage/")
@@ -172,9 +173,9 @@ def _convicted(bugs: list[BugRow]) -> dict[str, BugRow]:
     return {bug.signature.id: bug for bug in bugs if not bug.canary and bug.verdict is Verdict.CORRUPTED}
 
 
-def _compared(store: Store, run: int, figures: dict[str, float]) -> tuple[tuple[BugRow, ...], ...]:
-    """New, back, still there, gone, not tried."""
-    now, ever = _convicted(store.bugs(run=run)), _convicted(store.bugs())
+def _compared(store: Store, run: int, bugs: list[BugRow], figures: dict[str, float]) -> tuple[tuple[BugRow, ...], ...]:
+    """New, back, still there, gone, not tried; `bugs`: what the run saw."""
+    now, ever = _convicted(bugs), _convicted(store.bugs())
     earlier = [row for row in store.runs() if row.id < run]
     seen = {row.id: set(_convicted(store.bugs(run=row.id))) for row in earlier}
     before = set().union(*seen.values())
@@ -189,8 +190,8 @@ def _compared(store: Store, run: int, figures: dict[str, float]) -> tuple[tuple[
     return new, back, still, gone, untried
 
 
-def _canary(store: Store, run: int, figures: dict[str, float]) -> Canary:
-    last = max((bug.last_seen for bug in store.bugs(run=run) if bug.canary), default="")
+def _canary(bugs: list[BugRow], figures: dict[str, float]) -> Canary:
+    last = max((bug.last_seen for bug in bugs if bug.canary), default="")
     return Canary(
         found=int(figures.get(night.CANARY_FOUND, 0)), missed=int(figures.get(night.CANARY_MISSED, 0)), last=last
     )
