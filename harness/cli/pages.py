@@ -125,7 +125,8 @@ def tell_further(
     """
     findings = []
     with desk.follower as follower:
-        for number, reason in enumerate(reasons):
+        # The page shows all of them; the search needs no more than the first.
+        for number, reason in enumerate(reasons if further.html else reasons[:1]):
             told = reason
             if reason.bundle:
                 wanted = Wanted(bool(further.html), further.advise and number == 0)
