@@ -24,9 +24,7 @@ class ServerProcess(Closing):
     def __init__(self) -> None:
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        argv = [sys.executable, "-m", "harness.campaign.shard_server"]
-        leash = process.find("setpriv")
-        words = [leash, "--pdeathsig", "KILL", "--", *argv] if leash else argv
+        words = [*process.leash(), sys.executable, "-m", "harness.campaign.shard_server"]
         try:
             # In a session of its own: a Ctrl-C is for the harness, which then ends its servers in order.
             self._child = subprocess.Popen(words, stdin=theirs_in, stdout=theirs_out, start_new_session=True)

@@ -47,7 +47,7 @@ def run_pytest(arguments: Sequence[str], *, cwd: str, to_stderr: bool = False) -
     try:
         path = f"/proc/{os.getpid()}/fd/{results}"
         env = {**os.environ, RESULTS: path, "HARNESS_NO_SKIP": "1"}
-        argv = [*_leash(), sys.executable, "-m", "pytest", "-p", "harness.cli.collector", *arguments]
+        argv = [*process.leash(), sys.executable, "-m", "pytest", "-p", "harness.cli.collector", *arguments]
         sys.stdout.flush()
         child = subprocess.Popen(argv, cwd=cwd, env=env, stdout=sys.stderr.fileno() if to_stderr else None)
         status, interrupted = _wait(child)
@@ -55,11 +55,6 @@ def run_pytest(arguments: Sequence[str], *, cwd: str, to_stderr: bool = False) -
     finally:
         os.close(results)
     return Ran(status, gather(lines, root_of(arguments, cwd)), interrupted)
-
-
-def _leash() -> list[str]:
-    setpriv = process.find("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def _wait(child: "subprocess.Popen[bytes]") -> tuple[int, bool]:

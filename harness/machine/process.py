@@ -142,11 +142,17 @@ def _dies_with_us() -> bool:
     return os.getpid() == 1
 
 
-def _leash() -> tuple[str, ...]:
+def leash() -> tuple[str, ...]:
+    """Words to put before a program, so that it dies with the thread that starts it; none where setpriv(1) is not."""
     setpriv = find("setpriv")
-    if setpriv is None:
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+
+def _leash() -> tuple[str, ...]:
+    words = leash()
+    if not words:
         raise RequirementMissing([missing_program("setpriv", "a program that the harness runs must die with it")])
-    return (setpriv, "--pdeathsig", "KILL", "--")
+    return words
 
 
 def _stdin(data: bytes | None) -> int:
