@@ -130,12 +130,9 @@ def _known(
 ) -> dict[str, Any]:
     """What is so whatever the state."""
     spec = recording.spec
-    options = "".join(
-        f", {what} {text}" for what, text in (("-o", spec.mount_options), ("mkfs", spec.mkfs_options)) if text
-    )
     return {
         "file_system": spec.fs,
-        "volume": f"{spec.fs} of {_size(spec.size)}{options}",
+        "volume": f"{spec.fs} of {_size(spec.size)}{spec.options_text}",
         "model": settings.model,
         "begin": recording.begin,
         "epochs": len(space.epochs),

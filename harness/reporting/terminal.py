@@ -152,10 +152,7 @@ def why_unknown(report: Report) -> str:
 def volume_text(recording: Recording) -> str:
     """`ext4 of 64 MiB, -o noatime`."""
     spec = recording.spec
-    options = "".join(
-        f", {what} {text}" for what, text in (("-o", spec.mount_options), ("mkfs", spec.mkfs_options)) if text
-    )
-    return f"{spec.fs} of {size(spec.size)}{options}"
+    return f"{spec.fs} of {size(spec.size)}{spec.options_text}"
 
 
 def log_text(report: Report) -> str:

@@ -35,6 +35,12 @@ class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def options_text(self) -> str:
+        """`, -o noatime, mkfs -O ^has_journal`, to stand behind the name of the volume; empty for the defaults."""
+        given = (("-o", self.mount_options), ("mkfs", self.mkfs_options))
+        return "".join(f", {what} {text}" for what, text in given if text)
+
+    @property
     def file_system(self) -> FileSystem:
         return lookup(self.fs)
 
