@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from harness.blocklog import BlockLog
+from harness.engine.backends import Backend, Service
 from harness.engine.messages import Frames
 from harness.engine.orders import Commanded
 from harness.engine.rules import Rule
 from harness.engine.server import DISK, LOG_SLACK, Server
-from harness.engine.status import Status
+from harness.engine.status import SERVING, SIZE, Status
 from harness.errors import BoundExceeded, EngineLost, HarnessError, InternalError
 from harness.machine import fuse, latency, mounts, syscalls
 from harness.machine.image import Image
@@ -43,9 +44,9 @@ class Engine(Commanded):
     """
 
     def __init__(
-        self, pid: int, mount_dir: str, log: Image, log_max: int, status: Status, news: int, size: int, sector: int
+        self, pid: int, mount_dir: str, log: Image, log_max: int, status: Status, news: int, sector: int
     ) -> None:
-        super().__init__(mount_dir, status, os.pidfd_open(pid), news, size, sector)
+        super().__init__(mount_dir, status, os.pidfd_open(pid), news, sector)
         self.pid = pid
         self.disk_path = f"{mount_dir}/{DISK}{secrets.token_hex(4)}"
         self.promise_path = f"{mount_dir}/promise"
@@ -181,9 +182,12 @@ class Engine(Commanded):
         self._pidfd = self._news = -1
 
 
-def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str, rules: Sequence[Rule] = ()) -> Engine:
-    """Fork an engine that serves `base` (never written) as a disk with blocks of `sector_size` bytes on `mount_dir`.
+def start_engine(
+    served: Image | Service, *, log_max: int, sector_size: int, mount_dir: str, rules: Sequence[Rule] = ()
+) -> Engine:
+    """Fork an engine that serves a disk with blocks of `sector_size` bytes on `mount_dir`.
 
+    What it serves is an image, which is never written; or what a backend keeps, to which all requests are passed on.
     `rules`: what is wrong with the disk from the start.
 
     `mount_dir` must lie in this process's private mount namespace. The log takes at most `log_max` bytes of memory,
@@ -193,13 +197,15 @@ def start_engine(base: Image, *, log_max: int, sector_size: int, mount_dir: str,
     os.close(fuse.open_connection())
     log = Image.create(log_max + LOG_SLACK, "log")
     try:
-        return _start(base, log, log_max, sector_size, mount_dir, rules)
+        return _start(served, log, log_max, sector_size, mount_dir, rules)
     except BaseException:
         log.close()
         raise
 
 
-def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: str, rules: Sequence[Rule]) -> Engine:
+def _start(
+    served: Image | Service, log: Image, log_max: int, sector_size: int, mount_dir: str, rules: Sequence[Rule]
+) -> Engine:
     status = Status(log.map)
     parent = os.pidfd_open(os.getpid())
     up, announce = os.pipe()
@@ -208,9 +214,9 @@ def _start(base: Image, log: Image, log_max: int, sector_size: int, mount_dir: s
     try:
         pid = _fork()
         if pid == 0:
-            _be_engine(base, log, log_max, sector_size, mount_dir, rules, status, parent, announce)
+            _be_engine(served, log, log_max, sector_size, mount_dir, rules, status, parent, announce)
         os.close(announce)
-        engine = Engine(pid, mount_dir, log, log_max, status, up, base.size, sector_size)
+        engine = Engine(pid, mount_dir, log, log_max, status, up, sector_size)
         engine._rules = len(rules)
     finally:
         os.close(parent)
@@ -244,7 +250,7 @@ def _await_start(engine: Engine, up: int) -> None:
 
 
 def _be_engine(
-    base: Image,
+    served: Image | Service,
     log: Image,
     log_max: int,
     sector: int,
@@ -257,31 +263,49 @@ def _be_engine(
     """The child. Its /dev/fuse is opened here, not inherited: no other child of the parent can hold it open."""
     code = 1
     try:
-        _settle(parent, {base.fd, announce})
+        backend = None
+        if isinstance(served, Image):
+            base_fd, size = served.fd, served.size
+            _settle(parent, {announce, base_fd})
+        else:
+            _settle(parent, {announce, *served.keep})
+            backend = _opened(served)
+            base_fd, size = -1, backend.size
+        status.words[SIZE] = size
         connection = fuse.open_connection()
         fuse.mount(connection, mount_dir)
         _leave_mounts()
         server = Server(
             connection,
-            base_fd=base.fd,
-            size=base.size,
+            base_fd=base_fd,
+            size=size,
             sector=sector,
             memory=log.map,
             log_max=log_max,
             words=status.words,
             rules=rules,
             news=announce,
+            backend=backend,
         )
         server.serve(lambda: _tell(status, announce))
         code = 0
+    except EngineLost as error:
+        status.fail(error.cause)
     except BaseException as error:
         status.fail("".join(traceback.format_exception(error)))
     finally:
         os._exit(code)
 
 
+def _opened(service: Service) -> Backend:
+    try:
+        return service.open()
+    except OSError as error:
+        raise EngineLost(f"what it is to pass requests on to cannot be reached: {error}") from error
+
+
 def _tell(status: Status, announce: int) -> None:
-    status.words[0] = 1
+    status.words[SERVING] = 1
     os.write(announce, b"1")
     os.set_blocking(announce, False)
 

@@ -22,12 +22,11 @@ _LOOK_SECONDS = 0.0005
 class Commanded(Closing):
     """The faulty side of an engine: orders go to its file `control`, hits come back through a pipe and its status."""
 
-    def __init__(self, mount_dir: str, status: Status, pidfd: int, news: int, size: int, sector: int) -> None:
+    def __init__(self, mount_dir: str, status: Status, pidfd: int, news: int, sector: int) -> None:
         self.mount_dir = mount_dir
         self.status = status
         self._pidfd = pidfd
         self._news = news
-        self._size = size
         self._sector = sector
         self._rules = 0
 
@@ -40,7 +39,7 @@ class Commanded(Closing):
 
         Raises Misuse for rules that have no meaning on this disk, EngineLost when nobody answers.
         """
-        checked(rules, self._size, self._sector)
+        checked(rules, self.status.size, self._sector)
         if rules:
             self._forget_news()
         self._order(Order(rules=list(rules)))
@@ -64,6 +63,10 @@ class Commanded(Closing):
         The kernel lets one process at a time write to a file such as `mark` (fs/fuse/file.c, inode_lock).
         """
         self._order(Order(say=text))
+
+    def switch(self, where: str) -> None:
+        """Between two requests, leave the blocks to whoever serves at `where`. Raises EngineLost if nobody does."""
+        self._order(Order(switch=where))
 
     def counts(self) -> list[Count]:
         """What each of the rules that were armed last has met. Also when the engine is gone."""

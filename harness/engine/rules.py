@@ -89,6 +89,8 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     """A mark, which may wake rules."""
     release: int | None = None
     """The rule at this place of those that are armed holds nothing more."""
+    switch: str = ""
+    """Whoever serves at this path keeps the blocks from here on (backends.Movable)."""
 
 
 class Count(msgspec.Struct, frozen=True):

@@ -16,8 +16,10 @@ import msgspec
 from harness.blocklog import LogWriter
 from harness.blocklog.format import PROMISE
 from harness.engine import status as page
+from harness.engine.backends import Backend, Refused
 from harness.engine.blocks import BlockIndex
 from harness.engine.faults import Faults, Reply
+from harness.engine.medium import Medium
 from harness.engine.messages import Frames, Lines
 from harness.engine.rules import Order, Rule, checked
 from harness.errors import BoundExceeded, Misuse
@@ -77,8 +79,12 @@ class Server:
         words: memoryview,
         rules: Sequence[Rule] = (),
         news: int = -1,
+        backend: Backend | None = None,
     ) -> None:
-        """`rules`: what is wrong with the device from the start. `news`: a pipe that tells of each hit of a rule."""
+        """`rules`: what is wrong with the device from the start. `news`: a pipe that tells of each hit of a rule.
+
+        With `backend` the blocks are kept there, and `base_fd` is not read.
+        """
         self._fd = fd
         self._size = size
         self._sector = sector
@@ -88,6 +94,8 @@ class Server:
         self._words = words
         self._log = LogWriter(self._memory[:log_max])
         self._index = BlockIndex(size, sector, self._memory, base_fd)
+        self._medium = Medium(self._log, self._memory, self._index, backend)
+        self._passes_on = backend is not None
         self._head = bytearray(_HEAD)
         self._scratch = memoryview(bytearray(fuse.REQUEST_MAX + 2 * sector))
         self._lines: dict[int, Lines] = {}
@@ -164,8 +172,8 @@ class Server:
             end = self._fast_end()
 
     def _fast_end(self) -> int:
-        """Where the fast path ends: nowhere when all writes are refused, or a fault waits for one."""
-        return -1 if self._words[page.FULL] or self._faults.on("write") else self._size
+        """Where the fast path ends: at 0 when all writes are refused, a fault waits for one, or a backend does them."""
+        return -1 if self._words[page.FULL] or self._passes_on or self._faults.on("write") else self._size
 
     def _prepare(self, at: int) -> int:
         """Have the kernel allocate the log's next memory at one go: page by page costs twice as much (measured).
@@ -187,6 +195,8 @@ class Server:
         self._unique = unique
         try:
             reply = handler(node, body) if handler else Reply(errno.ENOSYS)
+        except Refused as refusal:
+            reply = Reply(refusal.errno)
         except BoundExceeded:
             self._words[page.FULL] = 1
             reply = Reply(errno.ENOSPC if node != _DISK else errno.EIO)
@@ -248,9 +258,7 @@ class Server:
 
     def _land(self, offset: int, size: int) -> None:
         """What stands at payload_at is on the medium from here on."""
-        at = self._log.payload_at
-        self._log.commit_write(offset, size)
-        self._index.wrote(offset, size, at)
+        self._medium.land(offset, size)
         self._count()
 
     def _control(self, offset: int, size: int) -> Reply:
@@ -270,6 +278,8 @@ class Server:
                 self._faults.wake([order.say])
             if order.release is not None:
                 self._answer_all(self._faults.release(order.release))
+            if order.switch:
+                self._medium.switch(order.switch)
         return Reply(body=fuse.WRITE_OUT.pack(size, 0))
 
     def _answer_all(self, requests: Sequence[tuple[int, Callable[[], Reply]]]) -> None:
@@ -277,6 +287,8 @@ class Server:
         for unique, do in requests:
             try:
                 reply = do()
+            except Refused as refusal:
+                reply = Reply(refusal.errno)
             except BoundExceeded:
                 self._words[page.FULL] = 1
                 reply = Reply(errno.EIO)
@@ -294,8 +306,8 @@ class Server:
         last = stop + -stop % self._sector
 
         def read() -> Reply:
-            self._index.read(self._scratch, first, last - first)
-            return Reply(body=self._scratch[offset - first : stop - first])
+            found = self._medium.read(self._scratch, first, last - first)
+            return Reply(body=found[offset - first : stop - first])
 
         return self._faults.through("read", self._unique, read, offset=offset, length=stop - offset)
 
@@ -305,7 +317,7 @@ class Server:
         self._refuse_when_full()
 
         def flush() -> Reply:
-            self._log.flush()
+            self._medium.flush()
             return _DONE
 
         reply = self._faults.through("flush", self._unique, flush)
@@ -321,8 +333,7 @@ class Server:
         self._refuse_when_full()
 
         def discard() -> Reply:
-            self._log.discard(offset, length)
-            self._index.discarded(offset, length)
+            self._medium.discard(offset, length)
             self._count()
             return _DONE
 

@@ -11,7 +11,7 @@ _TEXT_AT = _WORDS * 8
 _TEXT_MAX = _PAGE - _TEXT_AT
 
 # Words of the page. Each has one writer, the engine, and is written whole.
-SERVING, BYTES, FULL, DISK_HANDLES, ERROR_LENGTH = range(5)
+SERVING, BYTES, FULL, DISK_HANDLES, ERROR_LENGTH, SIZE = range(6)
 SEEN, HIT = 16, 16 + RULES_MAX
 """Where the counts of the rules begin: one word for each rule."""
 
@@ -30,6 +30,11 @@ class Status:
     def serving(self) -> bool:
         """INIT has been answered."""
         return self.words[SERVING] != 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk; 0 until it serves."""
+        return self.words[SIZE]
 
     @property
     def entries(self) -> int:

@@ -175,7 +175,8 @@ class Injection:
             return
         self.healed = True
         if self.engine and self.engine.alive:
-            self.engine.go_on()
+            if self.target.served:
+                self.target.served.wake_engine()
             with contextlib.suppress(EngineLost):
                 self.engine.heal()
         self._end_thread()

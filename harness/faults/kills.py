@@ -10,6 +10,7 @@ from harness.errors import InternalError, Misuse
 from harness.faults.fault import Back, SingleFault
 from harness.faults.target import Target
 from harness.machine.process import wait_readable
+from harness.volume.disks import ServedDisk
 
 _DEATH_SECONDS = 10.0
 
@@ -61,15 +62,17 @@ class EngineKill(_Kill, frozen=True, tag="engine-kill"):
             raise Misuse(f"{self}: there is no request that could be done", "count requests: engine-kill@write:3")
 
     def rules(self, target: Target, awaited: str) -> list[Rule]:
-        """See SingleFault."""
-        return [msgspec.structs.replace(self.striking("die", target, awaited), after=self.done)]
+        """See SingleFault. An engine behind a door is killed as the request comes; it has done none of it."""
+        process = target.served.process if target.served else 0
+        if not process:
+            return [msgspec.structs.replace(self.striking("die", target, awaited), after=self.done)]
+        if self.done:
+            raise Misuse(f"{self}: when an engine of its own has done a request is not ours to see", "leave done out")
+        return [msgspec.structs.replace(self.striking("signal", target, awaited), pid=process)]
 
     def act(self, target: Target) -> None:
         """See SingleFault."""
-        engine = target.engine
-        if engine is None:
-            raise ProcessLookupError("the engine had ended before")
-        if not engine.slay(_DEATH_SECONDS):
+        if not _disk(target).slay_engine(_DEATH_SECONDS):
             raise InternalError("the engine survives SIGKILL", "see `ps -eo pid,stat,wchan,cmd`")
 
 
@@ -83,9 +86,13 @@ class EngineStop(SingleFault, frozen=True, tag="engine-stop"):
 
     def act(self, target: Target) -> None:
         """See SingleFault."""
-        if target.engine is None:
-            raise ProcessLookupError("the engine had ended before")
-        target.engine.halt()
+        _disk(target).halt_engine()
+
+
+def _disk(target: Target) -> ServedDisk:
+    if target.served is None or target.engine is None:
+        raise ProcessLookupError("the engine had ended before")
+    return target.served
 
 
 def _writer(target: Target) -> int:

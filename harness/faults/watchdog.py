@@ -93,9 +93,9 @@ def restore(target: Target, seconds: float = STEP_SECONDS) -> list[str]:
     name = target.disk.device.name if target.disk.device else target.disk.label or "the disk"
     engine = target.engine
     did = []
-    if engine:
+    if engine and target.served:
         with contextlib.suppress(ProcessLookupError):
-            engine.go_on()
+            target.served.wake_engine()
         if _in_time(engine.heal, seconds):
             did.append(f"healed the engine of {name}")
         else:

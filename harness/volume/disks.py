@@ -8,6 +8,7 @@ and halted. Whatever ends the process that holds a disk, the kernel takes its de
 import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Protocol
 
 from harness.blocklog import BlockLog, Kind
@@ -110,7 +111,10 @@ class ServedDisk(_Attachable):
     that are over. What the engine answered is on the medium, and is there at the next attachment.
     """
 
-    def __init__(self, spec: VolumeSpec, base: Image, *, log_max: int = LOG_MAX, label: str = "") -> None:
+    process = 0
+    """The process that keeps its blocks, where that is none of ours (ForeignDisk)."""
+
+    def __init__(self, spec: VolumeSpec, base: Image | None, *, log_max: int = LOG_MAX, label: str = "") -> None:
         """`log_max` bounds the log of each attachment, in bytes of memory."""
         self.spec = spec
         self.label = label
@@ -132,6 +136,8 @@ class ServedDisk(_Attachable):
     @property
     def base(self) -> Image:
         """What the disk held when it was attached: the log of this attachment begins there."""
+        if self._base is None:
+            self._base, self._owns_base = self.medium(), True
         return self._base
 
     def attach(self, rules: tuple[Rule, ...] = ()) -> loop.LoopDevice:
@@ -140,13 +146,7 @@ class ServedDisk(_Attachable):
         self._renew()
         if self.spec.fault == LYING_FLUSH:
             rules = (*rules, LYING)
-        self._engine = start_engine(
-            self._base,
-            log_max=self._log_max,
-            sector_size=self.spec.sector_size,
-            mount_dir=self._folder,
-            rules=rules,
-        )
+        self._engine = self._started(rules)
         self._files.append(os.path.basename(self._engine.disk_path))
         try:
             self.device = self._bind()
@@ -176,13 +176,25 @@ class ServedDisk(_Attachable):
         """SIGKILL to the engine: every request fails from here on, and the medium is what it had answered."""
         self.engine.kill()
 
+    def slay_engine(self, seconds: float) -> bool:
+        """SIGKILL, and wait for its death; False if it lives on. Nothing is cleared up: that is for detach."""
+        return self.engine.slay(seconds)
+
+    def halt_engine(self) -> None:
+        """SIGSTOP: when this returns nothing is answered any more, until `wake_engine`."""
+        self.engine.halt()
+
+    def wake_engine(self) -> None:
+        """SIGCONT, whoever is halted."""
+        self.engine.go_on()
+
     def log(self) -> BlockLog:
         """What this attachment was asked to do, as far as it went."""
         return self.engine.parsed()
 
     def medium(self) -> Image:
         """See Disk. Discarded ranges read as zeros."""
-        image = self._base.copy("medium")
+        image = self.base.copy("medium")
         if self._engine:
             _apply(self._engine.parsed(), image)
         return image
@@ -194,10 +206,19 @@ class ServedDisk(_Attachable):
             self._engine.close()
             self._engine = None
         if self._owns_base:
-            self._base.close()
+            self.base.close()
             self._owns_base = False
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
+
+    def _started(self, rules: Sequence[Rule]) -> Engine:
+        return start_engine(
+            self.base,
+            log_max=self._log_max,
+            sector_size=self.spec.sector_size,
+            mount_dir=self._folder,
+            rules=rules,
+        )
 
     def _renew(self) -> None:
         """What the last attachment left is what this one begins with."""
@@ -208,12 +229,12 @@ class ServedDisk(_Attachable):
         self._engine.close()
         self._engine = None
         if self._owns_base:
-            self._base.close()
+            self.base.close()
         self._base, self._owns_base = image, True
 
     def _heal(self) -> None:
         """What a rule holds must be answered before the device can go. A halted engine is woken."""
-        self.engine.go_on()
+        self.wake_engine()
         with contextlib.suppress(EngineLost):
             self.engine.heal()
 
