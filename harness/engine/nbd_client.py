@@ -69,9 +69,12 @@ class NbdBackend:
         self._cookie = 0
         self._head = memoryview(bytearray(SIMPLE_REPLY.size))
         self._data = memoryview(bytearray(REQUEST_MAX))
+        self._poller = select.poll()
+        if moves >= 0:
+            self._poller.register(moves, select.POLLIN)
         self._sock: socket.socket | None = None
         self.size = 0
-        self._sock = self._connected(path)
+        self._take(self._connected(path))
 
     def read(self, offset: int, length: int) -> memoryview:
         """See Backend."""
@@ -123,8 +126,16 @@ class NbdBackend:
         self.size, self._flags = size, flags
         return sock
 
+    def _take(self, sock: socket.socket) -> socket.socket:
+        """From here on requests go to this one. What was there before is closed."""
+        self._drop()
+        self._sock = sock
+        self._poller.register(sock, select.POLLIN)
+        return sock
+
     def _drop(self) -> None:
         if self._sock:
+            self._poller.unregister(self._sock)
             self._sock.close()
             self._sock = None
 
@@ -140,9 +151,8 @@ class NbdBackend:
         give_up_at = 0.0
         while True:
             try:
-                if self._sock is None:
-                    self._sock = self._connected(self._path)
-                return self._exchange(self._sock, kind, offset, length, data, into)
+                sock = self._sock or self._take(self._connected(self._path))
+                return self._exchange(sock, kind, offset, length, data, into)
             except _Moved:
                 continue
             except OSError:  # the connection's: lost, refused, too slow, or what came was no answer
@@ -178,12 +188,9 @@ class NbdBackend:
 
     def _await_answer(self, sock: socket.socket) -> None:
         """Until something can be read, or another engine takes over. Raises TimeoutError, _Moved."""
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        poller.register(self._moves, select.POLLIN)
         give_up_at = time.monotonic() + self._answer
         while True:
-            ready = dict(poller.poll(max(0.0, give_up_at - time.monotonic()) * 1000))
+            ready = dict(self._poller.poll(max(0.0, give_up_at - time.monotonic()) * 1000))
             if not ready:
                 raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self._answer:g} s")
             if self._moves in ready and self._move():
@@ -214,6 +221,5 @@ class NbdBackend:
         return os.read(self._moves, _PATHS_MAX).decode().splitlines()[-1]
 
     def _go(self, where: str) -> None:
-        new = self._connected(where)
-        self._drop()
-        self._path, self._sock = where, new
+        self._take(self._connected(where))
+        self._path = where
