@@ -1,5 +1,9 @@
-"""A system under test for the tests of live trials: a writer on a volume that is pulled out after its last close."""
+"""A system under test for the tests of live trials: a writer on a volume that is pulled out, mostly after its close.
 
+Kill points: P1, before the data are written, so that nothing is promised; P2, after the close.
+"""
+
+import contextlib
 import os
 import signal
 import time
@@ -11,7 +15,7 @@ from harness.machine import loop, mounts, syscalls
 from harness.machine.image import Image
 from harness.machine.kmsg import KernelLog
 from harness.settings import Settings
-from harness.trial.live import System, Trial, Variant
+from harness.trial.live import System, Table, Trial, Variant
 from harness.verdict import Finding, FindingKind
 from harness.volume import VolumeSpec, make_base
 from harness.volume.disks import PlainDisk
@@ -19,9 +23,10 @@ from harness.volume.recorded import mount_device
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`blocks` of 4 KiB are written; `mischief` is what the trial itself does wrong."""
+    """`blocks` of 4 KiB are written; `pulled`: a kill point; `mischief` is what the trial itself does wrong."""
 
     blocks: int = 1
+    pulled: str = "P2"
     mischief: str = ""
 
 
@@ -33,15 +38,21 @@ _SPEC = VolumeSpec.of(Settings())
 
 def run(variant: str, plan: Plan) -> Trial:
     """Write, close, pull the device out, attach again, read."""
-    if plan.mischief:
-        return _mischief(plan.mischief)
+    mischief = "die" if variant == "dies" and plan.pulled == "P2" else plan.mischief
+    if mischief:
+        return _mischief(mischief)
     disk = PlainDisk(_SPEC, make_base(_SPEC), "toy")
     volume = mounts.enter_private_mounts().volume
     with KernelLog() as log:
         device = disk.attach()
         mount_device(device, volume, _SPEC)
-        _write(f"{volume}/data", plan.blocks, sync=variant == "syncs")
-        disk.remove()
+        early = plan.pulled == "P1"
+        if early:
+            disk.remove()
+        with contextlib.suppress(OSError):
+            _write(f"{volume}/data", plan.blocks, sync=_syncs(variant, early=early))
+        if not early:
+            disk.remove()
         syscalls.umount(volume)
         disk.detach()
         mount_device(disk.attach(), volume, _SPEC)
@@ -49,10 +60,23 @@ def run(variant: str, plan: Plan) -> Trial:
         syscalls.umount(volume)
         disk.close()
         kernel = log.lines(device.name)
-    trial = Trial(story=[f"{plan.blocks} blocks written", f"{size} bytes found"], kernel=kernel)
-    if size != plan.blocks * 4096:
+    rows = tuple((str(n), "there" if n < size // 4096 else "gone") for n in range(plan.blocks))
+    trial = Trial(
+        story=[f"{plan.blocks} blocks written", f"{size} bytes found"],
+        kernel=kernel,
+        tables=[Table(title="blocks after the device came back", columns=("block", "is"), rows=rows)],
+    )
+    if size != plan.blocks * 4096 and not early:
         trial.findings.append(Finding(kind=FindingKind.LOST_CLEAN, summary=f"{size} of {plan.blocks * 4096} bytes"))
     return trial
+
+
+def _syncs(variant: str, *, early: bool) -> bool:
+    """The variant that forgets it once, where that shows, leaves a file."""
+    if variant == "forgets-once" and not early and not os.path.exists("forgotten"):
+        with open("forgotten", "x"):
+            return False
+    return variant in ("syncs", "forgets-once")
 
 
 def _write(path: str, blocks: int, *, sync: bool) -> None:
@@ -94,12 +118,16 @@ SYSTEM = System(
     home="toy_system",
     variants=(
         Variant(name="forgets-fsync", about="close, and no fsync", finding=FindingKind.LOST_CLEAN),
+        Variant(name="forgets-once", about="no fsync the first time", finding=FindingKind.LOST_CLEAN),
         Variant(name="accused", about="right, and said to be wrong", finding=FindingKind.SPLIT),
         Variant(name="syncs", about="fsync before close"),
         Variant(name="praised", about="wrong, and said to be right"),
+        Variant(name="dies", about="its trials at P2 come to nothing"),
     ),
     plan_type=Plan,
     plans=st.builds(Plan, blocks=st.integers(1, 64)),
+    points=("P1", "P2"),
+    at=lambda point: st.builds(Plan, blocks=st.integers(1, 3), pulled=st.just(point)),
     run=run,
     seconds=2.0,
 )

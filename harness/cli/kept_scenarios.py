@@ -64,9 +64,10 @@ def _of_bundle(path: str, reports: str) -> Iterator[Sighting]:
 def _of_variant(scenario: Scenario, row: Row) -> Kept:
     verdict = _verdict(row.verdict)
     name = f"{row.system} {row.variant}"
+    struck = f"{name} at {row.point}" if row.point else name
     trial = Trial(
-        key=f"{scenario.test}, {name}",
-        text=name,
+        key=f"{scenario.test}, {struck}",
+        text=struck,
         guarantee=scenario.guarantee,
         file_system=_LIVE,
         verdict=verdict,

@@ -42,7 +42,9 @@ class _WithRest(click.Command):
 @click.option("--junit", metavar="FILE", default="", help="Write JUnit XML.")
 @click.option("--markdown", metavar="FILE", default="", help="Write a summary in Markdown.")
 @click.option("--artifacts", metavar="DIR", default="", help="As --reports; junit.xml and summary.md go there as well.")
-@click.option("--plans", type=click.IntRange(min=1), metavar="N", help="Plans drawn for each right variant.")
+@click.option(
+    "--plans", type=click.IntRange(min=1), metavar="N", help="Plans for each right variant; for each point fewer."
+)
 @click.option("-n", "workers", type=click.IntRange(min=0), metavar="N", help="Run N tests at a time (pytest-xdist).")
 @click.option(
     "--reports", metavar="DIR", default="", help="Where bundles and the store go. [default: as pytest is configured]"
@@ -65,8 +67,9 @@ def command(
     verbose: bool,
 ) -> ExitCode:
     """Run the scenarios in PATH (default: scenarios) with pytest, nothing skipped, and say for each guarantee what was
-    judged and what came of it. PATH may be the name of a system under test (dstack, cubefs): its scenarios then, with
-    500 plans for each variant that is right, and a table of what each variant was found to do.
+    judged and what came of it. PATH may be the name of a system under test (dstack, cubefs, longhorn, qemu): its
+    scenarios then, with 500 plans for each variant that is right, or 20 runs at each of its kill points, and a table
+    of what each variant was found to do.
     """
     if not os.path.exists(path) and path.isidentifier():
         pytest_args = (*pytest_args, f"--harness-system={path}")

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections import Counter
 from typing import Any
 
 import click
@@ -13,43 +14,66 @@ from harness.cli.verdicts import write_json
 from harness.errors import Misuse
 from harness.machine import requirements
 from harness.reporting.console import console
-from harness.reporting.systems import show_trial
+from harness.reporting.systems import counted, show_trial
 from harness.trial.live import System, Trial
-from harness.verdict import ExitCode, Verdict, worst
+from harness.trial.search import drawn_at
+from harness.verdict import ExitCode, worst
 
 
 @click.command("trial", epilog=exits.epilog())
 @click.argument("module")
 @click.argument("variant", required=False)
 @click.option("--plan", metavar="JSON", default="", help="The plan, as reports print it; '@FILE': from a file.")
+@click.option("--point", metavar="NAME", default="", help="Draw plans that strike at this kill point, one a time.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of those plans. [default: 0]")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Run it N times; the worst counts.")
 @options.report_options
 def command(
-    module: str, variant: str | None, plan: str, repeat: int, json_path: str, quiet: bool, verbose: bool
+    module: str,
+    variant: str | None,
+    plan: str,
+    point: str,
+    seed: int | None,
+    repeat: int,
+    json_path: str,
+    quiet: bool,
+    verbose: bool,
 ) -> ExitCode:
     """Run one plan on VARIANT of the system under test in MODULE (fixtures.systems.dstack_run: a Python module with a
-    SYSTEM), and show the findings, what happened, and the kernel's words. Without VARIANT: say which there are.
+    SYSTEM), and show the findings, what happened, and the kernel's words. Without VARIANT: say which there are, and
+    at which points a plan can kill them.
     """
     system = _system(module)
     if variant is None:
         return _list(system)
-    if not plan:
-        raise Misuse(f"no plan for {system.name}", f"give --plan JSON, as harness run {system.name} prints it")
-    chosen = system.plan(_text(plan))
     system.variant(variant)
+    chosen = _chosen(system, plan, point, seed, repeat)
     requirements.require("ext4")
-    trials = [system.trial(variant, chosen) for _ in range(repeat)]
+    trials = [system.trial(variant, each) for each in chosen]
     verdict = worst(trial.verdict for trial in trials)
-    shown = next(trial for trial in trials if trial.verdict is verdict)
+    shown_plan, shown = next(each for each in zip(chosen, trials, strict=True) if each[1].verdict is verdict)
     out = console(sys.stderr if json_path == "-" else sys.stdout)
     if quiet:
-        out.print(f"{verdict}  {', '.join(sorted(shown.kinds))}".rstrip())
+        out.print(f"{verdict}  {', '.join(sorted(set(shown.kinds)))}".rstrip())
     else:
-        show_trial(out, system, variant, system.text(chosen), shown, verbose=verbose)
+        show_trial(out, system, variant, system.text(shown_plan), shown, verbose=verbose)
     if repeat > 1:
-        out.print(f"{sum(trial.verdict is verdict for trial in trials)} of {repeat} times {verdict}")
-    written = write_json(json_path, lambda: _as_json(system, variant, chosen, trials, verdict))
+        out.print(counted(trials))
+    told = {"point": point, "verdict": verdict.value, "plan": msgspec.to_builtins(shown_plan)}
+    written = write_json(json_path, lambda: _as_json(system, variant, told, chosen, trials))
     return verdict.exit_code if written else verdict.exit_code or ExitCode.UNKNOWN
+
+
+def _chosen(system: System[Any], plan: str, point: str, seed: int | None, repeat: int) -> list[Any]:
+    """The plan of each run."""
+    if plan and (point or seed is not None):
+        raise Misuse("--plan says all of a plan: --point and --seed have nothing to draw", "give --plan or --point")
+    if plan:
+        return [system.plan(_text(plan))] * repeat
+    if not point:
+        further = f", or --point with one of {', '.join(system.points)}" if system.points else ""
+        raise Misuse(f"no plan for {system.name}", f"give --plan JSON, as harness run prints it{further}")
+    return drawn_at(system, point, repeat, seed or 0)
 
 
 def _system(module: str) -> System[Any]:
@@ -81,16 +105,23 @@ def _list(system: System[Any]) -> ExitCode:
     width = max(len(variant.name) for variant in system.variants)
     for variant in system.variants:
         out.print(f"  {variant.name:<{width}}  {variant.finding or 'right':<13}  {variant.about}")
+    if system.points:
+        out.print(f"kill points, for --point: {', '.join(system.points)}")
     return ExitCode.INTACT
 
 
-def _as_json(system: System[Any], variant: str, plan: Any, trials: list[Trial], verdict: Verdict) -> dict[str, Any]:
+def _as_json(
+    system: System[Any], variant: str, told: dict[str, Any], plans: list[Any], trials: list[Trial]
+) -> dict[str, Any]:
     return {
         "schema": 1,
         "kind": "crash-harness trial",
         "system": system.name,
         "variant": variant,
-        "verdict": verdict.value,
-        "plan": msgspec.to_builtins(plan),
-        "trials": [{"verdict": trial.verdict.value} | msgspec.to_builtins(trial) for trial in trials],
+        **told,
+        "verdicts": Counter(trial.verdict.value for trial in trials),
+        "trials": [
+            {"verdict": trial.verdict.value, "plan": msgspec.to_builtins(plan)} | msgspec.to_builtins(trial)
+            for plan, trial in zip(plans, trials, strict=True)
+        ],
     }

@@ -106,13 +106,7 @@ class Server:
         self._unique = 0
         self._handles = 0
         self._announce: Callable[[], None] = lambda: None
-        self._attributes = {
-            _ROOT: Attributes(_ROOT, 0, stat.S_IFDIR | 0o755),
-            _DISK: Attributes(_DISK, size, stat.S_IFREG | 0o600),
-            _PROMISE: Attributes(_PROMISE, 0, stat.S_IFREG | 0o666),
-            _MARK: Attributes(_MARK, 0, stat.S_IFREG | 0o600),
-            _CONTROL: Attributes(_CONTROL, 0, stat.S_IFREG | 0o600),
-        }
+        self._attributes = _attributes(size)
         self._handlers: dict[int, _Handler] = {
             Op.LOOKUP: self._lookup,
             Op.FORGET: self._no_answer,
@@ -395,3 +389,10 @@ class Server:
 
     def _no_answer(self, _node: int, _body: memoryview) -> None:
         return None
+
+
+def _attributes(size: int) -> dict[int, Attributes]:
+    """Of each node, as stat(2) shows it."""
+    files = {_DISK: (size, 0o600), _PROMISE: (0, 0o666), _MARK: (0, 0o600), _CONTROL: (0, 0o600)}
+    nodes = {node: Attributes(node, length, stat.S_IFREG | mode) for node, (length, mode) in files.items()}
+    return {_ROOT: Attributes(_ROOT, 0, stat.S_IFDIR | 0o755), **nodes}

@@ -37,7 +37,11 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--harness-system", {"metavar": "NAME", "help": "Only the scenarios that are marked system(NAME)."}),
     (
         "--harness-plans",
-        {"metavar": "N", "type": int, "help": "Plans that live_trials draws for a variant (ini: harness_plans)."},
+        {
+            "metavar": "N",
+            "type": int,
+            "help": "Plans that live_trials draws for a variant; at kill points, fewer each (ini: harness_plans).",
+        },
     ),
     (
         "--harness-no-skip",

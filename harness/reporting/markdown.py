@@ -71,7 +71,8 @@ def _details(scenario: Scenario) -> str:
         wanted = f", expected {volume.expected}" if volume.expected not in ("", volume.verdict) else ""
         lines.append(f"- {escaped(f'{volume.fs}: {volume.verdict}{wanted}; {volume.scope}')}")
     for row in scenario.trials:
-        lines.append(f"- {escaped(f'{row.system} {row.variant}: {row.verdict} {row.finding} {row.summary}')}")
+        name = f"{row.system} {row.variant}" + (f" at {row.point}" if row.point else "")
+        lines.append(f"- {escaped(f'{name}: {row.verdict} {row.finding} {row.summary}'.rstrip())}")
     lines += [f"- bundle {code(bundle)}" for bundle in scenario.bundles]
     if scenario.replays:
         lines += ["", fenced("\n".join(scenario.replays), "sh")]

@@ -58,7 +58,9 @@ class Scenario(msgspec.Struct):
         """The verdict as the table has it: a planted bug that was found has the verdict that it should have."""
         if self.outcome != "passed":
             return self.verdict.value
-        words = {volume.verdict for volume in self.volumes if volume.verdict} | {row.verdict for row in self.trials}
+        planted = {row.variant for row in self.trials if row.planted}
+        telling = [row for row in self.trials if row.planted or row.variant not in planted]
+        words = {volume.verdict for volume in self.volumes if volume.verdict} | {row.verdict for row in telling}
         return "/".join(sorted(words)) + (" as planted" if Verdict.CORRUPTED in words else "") or "passed"
 
     @property
@@ -136,7 +138,7 @@ def show(out: Console, scenarios: Sequence[Scenario], elapsed: float) -> None:
     out.print(Text.assemble((f" {verdict} ", style[verdict] + " reverse"), "  ", headline))
     out.print()
     rows = [row for scenario in scenarios for row in scenario.trials]
-    if len(rows) < len(scenarios) or not rows:
+    if not all(scenario.trials for scenario in scenarios):
         out.print(_table(scenarios))
         out.print()
     if rows:

@@ -29,6 +29,14 @@ SECONDS = 60.0
 _RESTORED_SECONDS = 5.0
 
 
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """What lines tell badly: replicas and their counters, readers and checksums. A row has a cell for each column."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 class Trial(msgspec.Struct, kw_only=True):
     """What came of one plan. `story`: what happened, line by line, with the times that matter. `kernel`: its words."""
 
@@ -37,6 +45,7 @@ class Trial(msgspec.Struct, kw_only=True):
     kernel: list[str] = []
     facts: dict[str, str] = {}
     """For tables: "pid unchanged", "acknowledged", …"""
+    tables: list[Table] = []
 
     @property
     def verdict(self) -> Verdict:
@@ -68,6 +77,8 @@ class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
     `home` is the module in which it stands as SYSTEM: `harness trial` finds it there.
     `plans` is a Hypothesis strategy of `plan_type`, a frozen msgspec.Struct whose JSON is the plan in commands and
     reports. `seconds` bounds one trial.
+    `points` are named places in the system's work at which plans kill it ("U0"); `at(point)` is the strategy of the
+    plans that do it there. A system has both or neither.
     """
 
     name: str
@@ -78,6 +89,8 @@ class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
     plans: Any
     run: Callable[[str, P], Trial]
     seconds: float = SECONDS
+    points: tuple[str, ...] = ()
+    at: Callable[[str], Any] | None = None
 
     def variant(self, name: str) -> Variant:
         """Raises Misuse for an unknown one."""
@@ -86,6 +99,13 @@ class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
                 return variant
         known = ", ".join(variant.name for variant in self.variants)
         raise Misuse(f"{self.name} has no variant {name!r}", f"choose one of {known}")
+
+    def plans_at(self, point: str) -> Any:
+        """The strategy of the plans that strike at this kill point. Raises Misuse for an unknown one."""
+        if self.at is None or point not in self.points:
+            known = f"choose one of {', '.join(self.points)}" if self.points else "give a plan"
+            raise Misuse(f"{self.name} has no kill point {point!r}", known)
+        return self.at(point)
 
     def plan(self, text: str | bytes) -> P:
         """A plan from its JSON. Raises Misuse, saying where, for what is none."""

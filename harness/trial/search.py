@@ -13,6 +13,7 @@ import msgspec
 from hypothesis import HealthCheck, Phase
 from hypothesis.errors import HypothesisException
 
+from harness.errors import Misuse
 from harness.trial.live import System, Trial
 from harness.verdict import FindingKind, Verdict
 
@@ -41,6 +42,27 @@ class Search(msgspec.Struct, Generic[P], kw_only=True):
     again: str = ""
 
 
+class Strikes(msgspec.Struct, Generic[P], kw_only=True):
+    """What the runs of plans that strike at one kill point came to.
+
+    `shown`: one of them showed what was looked for; `plan` and `trial` are then the first that did, and `again` says
+    how often it was seen again (2/2). Otherwise they are the worst. `unknown` counts the runs without a verdict.
+    """
+
+    point: str
+    plan: P
+    trial: Trial
+    shown: bool = False
+    runs: int = 0
+    unknown: int = 0
+    again: str = ""
+
+
+def steady(again: str) -> bool:
+    """Whether what was shown once was seen again at least once: "1/2"."""
+    return again.partition("/")[0] not in ("", "0")
+
+
 def convicting(system: System[P], variant: str, kind: FindingKind, *, plans: int, seed: int) -> Search[P]:
     """A small plan on which the variant is found to have this fault, among at most `plans` drawn ones."""
     return _search(system, variant, lambda trial: kind in trial.convictions, plans, seed)
@@ -49,6 +71,56 @@ def convicting(system: System[P], variant: str, kind: FindingKind, *, plans: int
 def failing(system: System[P], variant: str, *, plans: int, seed: int) -> Search[P]:
     """A small plan on which the variant is not INTACT, among `plans` drawn ones. None is what a right one has."""
     return _search(system, variant, lambda trial: trial.verdict is not Verdict.INTACT, plans, seed)
+
+
+def drawn_at(system: System[P], point: str, number: int, seed: int) -> list[P]:
+    """`number` plans that strike at this kill point, the same for the same number and seed.
+
+    Where fewer distinct ones can be drawn, they come again in turn: what they race against differs from run to run.
+    Raises Misuse for an unknown point, one without a plan, and a number below 1.
+    """
+    if number < 1:
+        raise Misuse(f"{number} plans prove nothing of kill point {point}", "ask for one at least")
+    pool: dict[str, P] = {}
+
+    def keep(plan: P) -> bool:
+        pool.setdefault(system.text(plan), plan)
+        return False
+
+    wanted = max(number, _FEW)
+    for round_seed in range(seed, seed + _ROUNDS):
+        before = len(pool)
+        _find(system.plans_at(point), keep, max(wanted - before, _FEW), round_seed)
+        if len(pool) == before or len(pool) >= wanted:
+            break
+    if not pool:
+        raise Misuse(f"no plan of {system.name} can be drawn for kill point {point}", f"look at {system.home}'s `at`")
+    chosen = random.Random(seed).sample(list(pool.values()), min(number, len(pool)))
+    return [chosen[turn % len(chosen)] for turn in range(number)]
+
+
+def struck_at(
+    system: System[P], variant: str, point: str, wanted: Callable[[Trial], bool], *, runs: int, seed: int
+) -> Strikes[P]:
+    """Run up to `runs` plans at one kill point, until one shows what is wanted; that one is then run again.
+
+    Nothing is made smaller: what happens at a kill point is often a race, and the plans for one are small.
+    """
+    seen: list[tuple[P, Trial]] = []
+    for plan in drawn_at(system, point, runs, seed):
+        seen.append((plan, system.trial(variant, plan)))
+        if shown := wanted(seen[-1][1]):
+            break
+    plan, trial = seen[-1] if shown else max(seen, key=lambda each: list(Verdict).index(each[1].verdict))
+    return Strikes(
+        point=point,
+        plan=plan,
+        trial=trial,
+        shown=shown,
+        runs=len(seen),
+        unknown=sum(each.verdict is Verdict.UNKNOWN for _, each in seen),
+        again=_seen_again(system, variant, plan, wanted) if shown else "",
+    )
 
 
 def _search(system: System[P], variant: str, wanted: Callable[[Trial], bool], plans: int, seed: int) -> Search[P]:
@@ -80,9 +152,13 @@ def _search(system: System[P], variant: str, wanted: Callable[[Trial], bool], pl
         if found.plan is not None or found.tried == before or found.tried >= plans:
             break
     if found.plan is not None:
-        shown = [wanted(system.trial(variant, found.plan)) for _ in range(_AGAIN)]
-        found.again = f"{sum(shown)}/{_AGAIN}"
+        found.again = _seen_again(system, variant, found.plan, wanted)
     return found
+
+
+def _seen_again(system: System[P], variant: str, plan: P, wanted: Callable[[Trial], bool]) -> str:
+    shown = [wanted(system.trial(variant, plan)) for _ in range(_AGAIN)]
+    return f"{sum(shown)}/{_AGAIN}"
 
 
 def _find(strategy: Any, shows: Callable[[Any], bool], plans: int, seed: int) -> None:
