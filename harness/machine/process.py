@@ -45,6 +45,8 @@ PACKAGES: Mapping[str, str] = {
     "mount": "mount",
     "umount": "mount",
     "apt-get": "apt",
+    "qemu-storage-daemon": "qemu-system-common",
+    "qemu-img": "qemu-utils",
 }
 """The Debian package that brings a program."""
 
