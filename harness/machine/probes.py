@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from harness.errors import RequirementMissing
+from harness.errors import InternalError, RequirementMissing
 from harness.machine import kernel, loop, mounts, syscalls, tracing, zram
 from harness.machine.image import Image
 from harness.machine.mounts import Workspace
@@ -51,6 +51,11 @@ def has_privileges() -> bool:
 def namespaces() -> Problem:
     """A mount and a PID namespace of our own, with a mount in it that the host does not see."""
     return _privileged(lambda: in_private_mounts(_new_pid_namespace))
+
+
+def networks() -> Problem:
+    """A host in a network namespace, on a link that is cut and healed: in a thread of its own, and gone with it."""
+    return _privileged(lambda: in_private_mounts(_use_network))
 
 
 def fuse_device() -> Problem:
@@ -141,6 +146,21 @@ def _use_loop_device() -> Problem:
         os.pwrite(device.fd, b"probe", 0)
         os.fsync(device.fd)
         return None if image.read(0, 5) == b"probe" else "what was written to a loop device did not reach its file"
+
+
+def _use_network() -> Problem:
+    # pyroute2 takes longer to import than all other probes take together.
+    from harness.machine.network import Network
+
+    try:
+        with Network(hosts=1) as network:
+            network.cut(0)
+            if network.is_up(0):
+                return "a link that was taken down is up"
+            network.heal(0)
+    except InternalError as error:
+        return error.cause
+    return None
 
 
 def _trace() -> Problem:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from harness.errors import Missing, RequirementMissing
-from harness.machine import probes, process
+from harness.machine import kernel_nbd, probes, process
 from harness.machine.filesystems import FILE_SYSTEMS, FileSystem, lookup
 from harness.machine.fsck import QUICK_E2FSCK
 from harness.settings import show_size
@@ -179,6 +179,27 @@ def _amenities() -> list[Requirement]:
     ]
 
 
+def _connections() -> list[Requirement]:
+    return [
+        Requirement(
+            name="network namespaces",
+            why="live trials of several hosts: each in a network namespace, on a link that can be cut",
+            check=probes.networks,
+            privileged=True,
+            remedy=f"modprobe veth, or {_OTHER_KERNEL}; in a container: {_ON_A_HOST}",
+            optional=True,
+        ),
+        Requirement(
+            name="kernel NBD",
+            why="an engine that speaks NBD becomes a block device without the harness's own bridge",
+            check=kernel_nbd.problem,
+            privileged=True,
+            remedy=kernel_nbd.REMEDY,
+            optional=True,
+        ),
+    ]
+
+
 def _check_temp_fsid() -> str | None:
     return None if FILE_SYSTEMS["btrfs"].concurrent_copies else "one worker will judge alone"
 
@@ -231,6 +252,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     *(_in_kernel(fs) for fs in FILE_SYSTEMS.values()),
     *_programs(),
     *_amenities(),
+    *_connections(),
 )
 
 
