@@ -19,8 +19,9 @@ from harness.engine.backends import Backend, Service
 from harness.engine.messages import Frames
 from harness.engine.orders import Commanded
 from harness.engine.rules import Rule
-from harness.engine.server import DISK, LOG_SLACK, Server
+from harness.engine.server import LOG_SLACK, Server
 from harness.engine.status import SERVING, SIZE, Status
+from harness.engine.tree import DISK
 from harness.errors import BoundExceeded, EngineLost, HarnessError, InternalError
 from harness.machine import fuse, latency, mounts, syscalls
 from harness.machine.image import Image

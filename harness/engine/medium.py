@@ -22,11 +22,16 @@ class Medium:
     def land(self, offset: int, size: int) -> None:
         """What stands at payload_at is on the medium from here on."""
         at = self._log.payload_at
-        if self._backend:
-            with Answering():
-                self._backend.write(offset, self._memory[at : at + size])
+        self.pass_on(offset, size)
         self._log.commit_write(offset, size)
         self._index.wrote(offset, size, at)
+
+    def pass_on(self, offset: int, size: int) -> None:
+        """The part of it that is the backend's, if there is one."""
+        if self._backend:
+            at = self._log.payload_at
+            with Answering():
+                self._backend.write(offset, self._memory[at : at + size])
 
     def flush(self) -> None:
         """All that landed before is durable."""

@@ -32,6 +32,7 @@ from harness.engine.nbd_protocol import (
 )
 
 _RETRY_SECONDS = 0.002
+_TURN_SECONDS = 0.02
 _PATHS_MAX = 1 << 16
 _ZEROES_MAX = 1 << 30
 _TIMEVAL = struct.Struct("ll")
@@ -69,9 +70,7 @@ class NbdBackend:
         self._cookie = 0
         self._head = memoryview(bytearray(SIMPLE_REPLY.size))
         self._data = memoryview(bytearray(REQUEST_MAX))
-        self._poller = select.poll()
-        if moves >= 0:
-            self._poller.register(moves, select.POLLIN)
+        self._turn = min(answer_seconds, _TURN_SECONDS)
         self._sock: socket.socket | None = None
         self.size = 0
         self._take(self._connected(path))
@@ -114,8 +113,8 @@ class NbdBackend:
             sock.connect(self._folder.reach(path))
             size, flags = greet_server(sock, self._export)
             sock.settimeout(None)
-            for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # EAGAIN after so long
-                sock.setsockopt(socket.SOL_SOCKET, limit, _TIMEVAL.pack(int(self._answer), int(self._answer % 1 * 1e6)))
+            _limit(sock, socket.SO_SNDTIMEO, self._answer)
+            _limit(sock, socket.SO_RCVTIMEO, self._turn)
         except BaseException:
             sock.close()
             raise
@@ -130,12 +129,10 @@ class NbdBackend:
         """From here on requests go to this one. What was there before is closed."""
         self._drop()
         self._sock = sock
-        self._poller.register(sock, select.POLLIN)
         return sock
 
     def _drop(self) -> None:
         if self._sock:
-            self._poller.unregister(self._sock)
             self._sock.close()
             self._sock = None
 
@@ -175,9 +172,8 @@ class NbdBackend:
     ) -> int:
         self._cookie += 1
         send_exactly(sock, REQUEST.pack(REQUEST_MAGIC, 0, kind, self._cookie, offset, length), data)
-        if self._moves >= 0:
-            self._await_answer(sock)
-        if not receive_exactly(sock, self._head):
+        got = self._answer_of(sock)
+        if got < len(self._head) and not (got and receive_exactly(sock, self._head[got:])):
             raise ConnectionResetError(errno.ECONNRESET, "the engine closed the connection")
         magic, error, cookie = SIMPLE_REPLY.unpack(self._head)
         if magic != REPLY_MAGIC or cookie != self._cookie:
@@ -186,17 +182,22 @@ class NbdBackend:
             raise ConnectionResetError(errno.ECONNRESET, "the engine closed the connection")
         return int(error)
 
-    def _await_answer(self, sock: socket.socket) -> None:
-        """Until something can be read, or another engine takes over. Raises TimeoutError, _Moved."""
-        give_up_at = time.monotonic() + self._answer
+    def _answer_of(self, sock: socket.socket) -> int:
+        """Bytes of the answer's header that have come. Raises TimeoutError, and _Moved if another engine took over.
+
+        The kernel waits, in turns of the socket's own timeout: to poll for both costs each request a system call.
+        """
+        give_up_at = 0.0
         while True:
-            ready = dict(self._poller.poll(max(0.0, give_up_at - time.monotonic()) * 1000))
-            if not ready:
+            try:
+                return sock.recv_into(self._head)
+            except BlockingIOError:
+                if self._move():
+                    raise _Moved from None
+            now = time.monotonic()
+            give_up_at = give_up_at or now + self._answer - self._turn
+            if now >= give_up_at:
                 raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self._answer:g} s")
-            if self._moves in ready and self._move():
-                raise _Moved
-            if sock.fileno() in ready:
-                return
 
     def _poll_moves(self, seconds: float) -> bool:
         """Wait for so long, or until another engine is to take over."""
@@ -223,3 +224,8 @@ class NbdBackend:
     def _go(self, where: str) -> None:
         self._take(self._connected(where))
         self._path = where
+
+
+def _limit(sock: socket.socket, option: int, seconds: float) -> None:
+    """EAGAIN after so long (socket(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6)))

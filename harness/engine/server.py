@@ -8,7 +8,6 @@ where the next one belongs is part of every readv(2).
 import errno
 import mmap
 import os
-import stat
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -22,15 +21,10 @@ from harness.engine.faults import Faults, Reply
 from harness.engine.medium import Medium
 from harness.engine.messages import Frames, Lines
 from harness.engine.rules import Order, Rule, checked
+from harness.engine.tree import CONTROL_NODE, DISK_NODE, MARK_NODE, PROMISE_NODE, Tree
 from harness.errors import BoundExceeded, Misuse
 from harness.machine import fuse
-from harness.machine.fuse import Attributes, Op
-
-_ROOT, _DISK, _PROMISE, _MARK, _CONTROL = fuse.ROOT_ID, 2, 3, 4, 5
-DISK = "crash-harness-disk-"
-"""How the disk's name begins. What stands behind it tells it, in sysfs, from the disks of other engines."""
-
-_NAMES = {b"promise": _PROMISE, b"mark": _MARK, b"control": _CONTROL}
+from harness.machine.fuse import Op
 
 _HEAD = fuse.WRITE_REQUEST.size
 _HEADER = fuse.IN_HEADER.size
@@ -45,10 +39,10 @@ _WANTED = fuse.ASYNC_READ | fuse.ATOMIC_O_TRUNC | fuse.BIG_WRITES | fuse.ASYNC_D
 
 # The page cache must never absorb a write: with DIRECT_IO each one is a request, answered before write(2) returns.
 _OPEN_FLAGS = {
-    _DISK: fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES,
-    _PROMISE: fuse.FOPEN_DIRECT_IO,
-    _MARK: fuse.FOPEN_DIRECT_IO,
-    _CONTROL: fuse.FOPEN_DIRECT_IO,
+    DISK_NODE: fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES,
+    PROMISE_NODE: fuse.FOPEN_DIRECT_IO,
+    MARK_NODE: fuse.FOPEN_DIRECT_IO,
+    CONTROL_NODE: fuse.FOPEN_DIRECT_IO,
 }
 
 # Unmounted, or the connection was aborted; while a request is being read, an unmount is told as the latter
@@ -106,7 +100,7 @@ class Server:
         self._unique = 0
         self._handles = 0
         self._announce: Callable[[], None] = lambda: None
-        self._attributes = _attributes(size)
+        self._tree = Tree(size)
         self._handlers: dict[int, _Handler] = {
             Op.LOOKUP: self._lookup,
             Op.FORGET: self._no_answer,
@@ -135,6 +129,7 @@ class Server:
         sector, mask, answer = self._sector, self._sector - 1, bytearray(fuse.WRITE_REPLY.size)
         unpack, pack = fuse.WRITE_REQUEST.unpack_from, fuse.WRITE_REPLY.pack_into
         readv, write, commit, largest = os.readv, os.write, log.commit_write, fuse.REQUEST_MAX
+        passes_on, passed = self._passes_on, self._passed
         prepared = 0
         while True:
             at = log.payload_at
@@ -144,7 +139,9 @@ class Server:
                 got = readv(fd, (head, memory[at : at + largest]))
                 _, opcode, unique, node, _, offset, size = unpack(head)
                 # The one path that must be fast: a write to the disk, of whole blocks. 16 is Op.WRITE.
-                if opcode == 16 and node == _DISK and offset + size <= end and not (offset | size) & mask:
+                if opcode == 16 and node == DISK_NODE and offset + size <= end and not (offset | size) & mask:
+                    if passes_on and not passed(unique, offset, size):
+                        continue
                     commit(offset, size)
                     if size == sector:
                         index[offset // sector] = at
@@ -166,8 +163,17 @@ class Server:
             end = self._fast_end()
 
     def _fast_end(self) -> int:
-        """Where the fast path ends: at 0 when all writes are refused, a fault waits for one, or a backend does them."""
-        return -1 if self._words[page.FULL] or self._passes_on or self._faults.on("write") else self._size
+        """Where the fast path ends: nowhere when all writes are refused, or a fault waits for one."""
+        return -1 if self._words[page.FULL] or self._faults.on("write") else self._size
+
+    def _passed(self, unique: int, offset: int, size: int) -> bool:
+        """Have the backend do the write that stands at payload_at. False: it was refused, and that is answered."""
+        try:
+            self._medium.pass_on(offset, size)
+            return True
+        except Refused as refusal:
+            self._answer(unique, Reply(refusal.errno))
+            return False
 
     def _prepare(self, at: int) -> int:
         """Have the kernel allocate the log's next memory at one go: page by page costs twice as much (measured).
@@ -193,7 +199,7 @@ class Server:
             reply = Reply(refusal.errno)
         except BoundExceeded:
             self._words[page.FULL] = 1
-            reply = Reply(errno.ENOSPC if node != _DISK else errno.EIO)
+            reply = Reply(errno.ENOSPC if node != DISK_NODE else errno.EIO)
         if reply is not None:
             self._answer(unique, reply)
         if opcode == Op.INIT:
@@ -213,14 +219,14 @@ class Server:
 
     def _write(self, node: int, body: memoryview) -> Reply | None:
         handle, offset, size = fuse.READ_IN.unpack_from(body)
-        if node == _CONTROL:
+        if node == CONTROL_NODE:
             return self._control(offset, size)
         self._refuse_when_full()
-        if node == _DISK:
+        if node == DISK_NODE:
             return self._write_disk(offset, size)
         at = self._log.payload_at
         data = bytes(self._memory[at : at + size])
-        if node == _PROMISE:
+        if node == PROMISE_NODE:
             lines = self._lines[handle]
             texts = [PROMISE + line for line in lines.feed(data)]
             pending = lines.pending
@@ -293,7 +299,7 @@ class Server:
 
     def _read(self, node: int, body: memoryview) -> Reply | None:
         _, offset, size = fuse.READ_IN.unpack_from(body)
-        if node != _DISK or offset >= self._size:
+        if node != DISK_NODE or offset >= self._size:
             return _DONE
         stop = min(offset + size, self._size)
         first = offset - offset % self._sector
@@ -306,7 +312,7 @@ class Server:
         return self._faults.through("read", self._unique, read, offset=offset, length=stop - offset)
 
     def _fsync(self, node: int, _body: memoryview) -> Reply | None:
-        if node != _DISK:
+        if node != DISK_NODE:
             return _DONE
         self._refuse_when_full()
 
@@ -320,7 +326,7 @@ class Server:
 
     def _fallocate(self, node: int, body: memoryview) -> Reply | None:
         _, offset, length, mode = fuse.FALLOCATE_IN.unpack_from(body)
-        if node != _DISK or not mode & (fuse.FALLOC_PUNCH_HOLE | fuse.FALLOC_ZERO_RANGE):
+        if node != DISK_NODE or not mode & (fuse.FALLOC_PUNCH_HOLE | fuse.FALLOC_ZERO_RANGE):
             return Reply(errno.EOPNOTSUPP)
         if offset + length > self._size or (offset | length) % self._sector:
             return Reply(errno.EINVAL)
@@ -337,15 +343,15 @@ class Server:
         if node not in _OPEN_FLAGS:
             return Reply(errno.EISDIR)
         self._handles += 1
-        if node == _PROMISE:
+        if node == PROMISE_NODE:
             self._lines[self._handles] = Lines()
-        elif node == _DISK:
+        elif node == DISK_NODE:
             self._words[page.DISK_HANDLES] += 1
         return Reply(body=fuse.open_reply(self._handles, _OPEN_FLAGS[node]))
 
     def _close(self, node: int, body: memoryview) -> Reply | None:
         """FLUSH: one of the descriptors of the handle is closed, and whoever closes it waits for this answer."""
-        if node == _PROMISE:
+        if node == PROMISE_NODE:
             (handle,) = fuse.HANDLE_IN.unpack_from(body)
             self._refuse_when_full()
             texts = [PROMISE + line for line in self._lines[handle].close()]
@@ -355,24 +361,21 @@ class Server:
     def _release(self, node: int, body: memoryview) -> Reply:
         (handle,) = fuse.HANDLE_IN.unpack_from(body)
         self._lines.pop(handle, None)
-        if node == _DISK:
+        if node == DISK_NODE:
             self._words[page.DISK_HANDLES] -= 1
         return _DONE
 
     def _lookup(self, node: int, body: memoryview) -> Reply:
-        name = bytes(body).partition(b"\0")[0]
-        wanted = _DISK if name.startswith(DISK.encode()) else _NAMES.get(name)
-        if node != _ROOT:
-            wanted = None
-        return Reply(body=fuse.entry_reply(self._attributes[wanted])) if wanted else Reply(errno.ENOENT)
+        found = self._tree.find(node, bytes(body).partition(b"\0")[0])
+        return Reply(body=fuse.entry_reply(found)) if found else Reply(errno.ENOENT)
 
     def _getattr(self, node: int, _body: memoryview) -> Reply:
-        return Reply(body=fuse.attr_reply(self._attributes[node]))
+        return Reply(body=fuse.attr_reply(self._tree.attributes[node]))
 
     def _lseek(self, node: int, body: memoryview) -> Reply:
         """SEEK_DATA and SEEK_HOLE: all of a file counts as data."""
         _, offset, whence = fuse.LSEEK_IN.unpack_from(body)
-        size = self._attributes[node].size
+        size = self._tree.attributes[node].size
         if offset >= size:
             return Reply(errno.ENXIO)
         return Reply(body=fuse.offset_reply(offset if whence == os.SEEK_DATA else size))
@@ -389,10 +392,3 @@ class Server:
 
     def _no_answer(self, _node: int, _body: memoryview) -> None:
         return None
-
-
-def _attributes(size: int) -> dict[int, Attributes]:
-    """Of each node, as stat(2) shows it."""
-    files = {_DISK: (size, 0o600), _PROMISE: (0, 0o666), _MARK: (0, 0o600), _CONTROL: (0, 0o600)}
-    nodes = {node: Attributes(node, length, stat.S_IFREG | mode) for node, (length, mode) in files.items()}
-    return {_ROOT: Attributes(_ROOT, 0, stat.S_IFDIR | 0o755), **nodes}
