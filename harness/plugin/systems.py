@@ -19,6 +19,7 @@ CONVICTING_PLANS = 200
 PLANS_AT_POINT = 10
 """At each kill point, a planted fault is looked for in so many runs."""
 
+_PLANS_ELSEWHERE = 4
 _TIMES_MAX = 20
 _PLANS_FOR_A_TIME, _PLANS_FOR_A_FURTHER_TIME = 10, 25
 
@@ -91,17 +92,18 @@ class LiveTrials:
 
         At each point up to `plans` runs look for it, with plans as for acquit_at_points. In a plain pytest the first
         point that convicts is enough; with --harness-plans (`harness run NAME`) every point of the system gets a row
-        of what was found there. `points` are those to look at first, and in a plain pytest the only ones.
+        of what was found there. `points` are those to look at first, and in a plain pytest the only ones: at the others
+        at most 4 runs are made.
         """
         kind = _planted(system, variant, "acquit_at_points")
         everywhere = _points(system)
-        asked = everywhere if points is None else tuple(points)
+        asked = dict.fromkeys(everywhere if points is None else points, plans)
         if self._every_point:
-            asked = (*asked, *(point for point in everywhere if point not in asked))
+            asked |= {point: min(plans, _PLANS_ELSEWHERE) for point in everywhere if point not in asked}
         found: list[Strikes[Any]] = []
-        for point in asked:
+        for point, runs in asked.items():
             found.append(
-                struck_at(system, variant, point, lambda t: kind in t.convictions, runs=plans, seed=self._seed)
+                struck_at(system, variant, point, lambda t: kind in t.convictions, runs=runs, seed=self._seed)
             )
             if steady(found[-1].again) and not self._every_point:
                 break
