@@ -13,6 +13,7 @@ from rich.text import Text
 from harness.reporting.evidence import troubles
 from harness.reporting.text import printable, shortened
 from harness.trial.live import System, Table, Trial
+from harness.trial.search import steady
 from harness.verdict import Verdict
 
 _STYLES = {Verdict.INTACT: "bold green", Verdict.CORRUPTED: "bold red", Verdict.UNKNOWN: "bold yellow"}
@@ -48,8 +49,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def planted(self) -> bool:
-        """The fault that was looked for was found, and run again. At other points a variant may show another fault."""
-        return self.verdict == Verdict.CORRUPTED and self.as_wanted and self.again != ""
+        """The fault that was looked for was found, and found again. Elsewhere a variant may show another, or once."""
+        return self.verdict == Verdict.CORRUPTED and self.as_wanted and steady(self.again)
 
 
 def replay_command(system: System[Any], variant: str, plan: str) -> str:
