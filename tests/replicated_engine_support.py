@@ -4,10 +4,11 @@ import functools
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
+from fixtures.systems import lines
+from fixtures.systems.children import fork
 from fixtures.systems.replicated_volume import control as say
 from fixtures.systems.replicated_volume import engine, replica, wire
 from fixtures.systems.replicated_volume.remote import Address, Remote
@@ -52,9 +53,7 @@ class Life:
     """A process of ours, with one descriptor of ours. `kill` and `wait` reap it; wait gives its exit status."""
 
     def __init__(self, name: str, main: Callable[[], None], keep: int) -> None:
-        self.pid = os.fork()
-        if self.pid == 0:
-            _be(name, main, keep)
+        self.pid = fork(name, main, 2, {keep})
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -72,20 +71,6 @@ class Life:
 
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
-
-
-def _be(name: str, main: Callable[[], None], keep: int) -> NoReturn:
-    status = 1
-    try:
-        syscalls.die_with_parent()
-        syscalls.set_process_name(name)
-        syscalls.close_all_except({0, 1, 2, keep})
-        main()
-        status = 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        os._exit(status)
 
 
 class Engine:
@@ -106,7 +91,7 @@ class Engine:
     def order(self, make: Callable[[int], say.Order]) -> say.Reply:
         """Give an order and take the answer."""
         self._id += 1
-        say.send(self._control, make(self._id))
+        lines.send(self._control, make(self._id))
         reply = self._next()
         assert getattr(reply, "id", 0) == self._id, reply
         return reply

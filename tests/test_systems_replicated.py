@@ -166,6 +166,8 @@ def plan(kill: Kill | None = None, **shape: object) -> ReplicatedPlan:
 def test_a_plan_that_can_never_strike_is_refused(of: ReplicatedPlan, why: str) -> None:
     with pytest.raises(Misuse, match=why):
         checked(of)
+    with pytest.raises(Misuse, match=why):
+        SYSTEM.plan(SYSTEM.text(of))
 
 
 @pytest.mark.parametrize("point", POINTS)

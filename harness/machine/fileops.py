@@ -13,6 +13,8 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 
+from harness.extents import Extent
+
 FALLOC_KEEP_SIZE = 0x01
 FALLOC_PUNCH_HOLE = 0x02
 FALLOC_COLLAPSE_RANGE = 0x08
@@ -70,6 +72,20 @@ def msync(fd: int, offset: int, length: int) -> None:
     """
     with _mapped(fd, offset, length) as address:
         _call(lambda: _libc.msync(address, length, _MS_SYNC))
+
+
+def data_extents(fd: int) -> Iterator[Extent]:
+    """(offset, length) in bytes of what is no hole, ascending (lseek(2), SEEK_DATA and SEEK_HOLE)."""
+    at = 0
+    while True:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            raise
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, at - start
 
 
 class Shutdown(enum.IntEnum):

@@ -7,11 +7,11 @@ import errno
 import mmap
 import os
 import secrets
-from collections.abc import Iterator
 from typing import Self
 
 from harness.closing import Closing
 from harness.extents import Extent
+from harness.machine import fileops
 
 _NAME_PREFIX = "crash-harness:"
 _CHUNK = 1 << 18
@@ -56,7 +56,7 @@ class Image(Closing):
 
     def extents(self) -> list[Extent]:
         """The allocated (offset, length) extents in bytes, ascending; everything else reads as zeros."""
-        return list(_data_extents(self.fd, self.size))
+        return list(fileops.data_extents(self.fd))
 
     def nonzero_extents(self, granule: int = 4096) -> list[Extent]:
         """What must be written for a zeroed device to hold this image: extents less all-zero granules, merged.
@@ -93,19 +93,6 @@ class Image(Closing):
             self.map.close()
             os.close(self.fd)
             self.fd = -1
-
-
-def _data_extents(fd: int, size: int) -> Iterator[Extent]:
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                return
-            raise
-        at = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, at - start
 
 
 def _collect_nonzero(data: memoryview, base: int, zeros: bytes, granule: int, found: list[Extent]) -> None:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from harness.machine import fileops
 from harness.oracle.history import ROOT, SECTOR, Name
 
 WHOLE_MAX = 1 << 20
@@ -94,7 +95,8 @@ def read_sectors(path: str, size: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for start, stop in _extents(fd, size):
+        for start, length in fileops.data_extents(fd):
+            stop = min(start + length, size)
             for at in range(start - start % SECTOR, stop, WHOLE_MAX):
                 piece = os.pread(fd, min(WHOLE_MAX, stop - at), at)
                 for within in range(0, len(piece), SECTOR):
@@ -104,19 +106,6 @@ def read_sectors(path: str, size: int) -> dict[int, bytes]:
     finally:
         os.close(fd)
     return found
-
-
-def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        at = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, at
 
 
 def xattrs_of(path: str) -> frozenset[tuple[str, str]]:

@@ -102,9 +102,7 @@ class LiveTrials:
             asked |= {point: min(plans, _PLANS_ELSEWHERE) for point in everywhere if point not in asked}
         found: list[Strikes[Any]] = []
         for point, runs in asked.items():
-            found.append(
-                struck_at(system, variant, point, lambda t: kind in t.convictions, runs=runs, seed=self._seed)
-            )
+            found.append(struck_at(system, variant, point, lambda t: kind in t.convictions, runs=runs, seed=self._seed))
             if steady(found[-1].again) and not self._every_point:
                 break
         sure = any(steady(strikes.again) for strikes in found)

@@ -78,7 +78,7 @@ class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
     `plans` is a Hypothesis strategy of `plan_type`, a frozen msgspec.Struct whose JSON is the plan in commands and
     reports. `seconds` bounds one trial.
     `points` are named places in the system's work at which plans kill it ("U0"); `at(point)` is the strategy of the
-    plans that do it there. A system has both or neither.
+    plans that do it there. A system has both or neither. `check(plan)` raises Misuse for what can never strike.
     """
 
     name: str
@@ -89,6 +89,7 @@ class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
     plans: Any
     run: Callable[[str, P], Trial]
     seconds: float = SECONDS
+    check: Callable[[P], P] | None = None
     points: tuple[str, ...] = ()
     at: Callable[[str], Any] | None = None
 
@@ -108,11 +109,12 @@ class System(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
         return self.at(point)
 
     def plan(self, text: str | bytes) -> P:
-        """A plan from its JSON. Raises Misuse, saying where, for what is none."""
+        """A plan from its JSON. Raises Misuse, saying where, for what is none, or can never strike."""
         try:
-            return msgspec.json.decode(text, type=self.plan_type)
+            plan = msgspec.json.decode(text, type=self.plan_type)
         except msgspec.MsgspecError as error:
             raise Misuse(f"not a plan of {self.name}: {error}", "copy it whole from the report") from None
+        return self.check(plan) if self.check else plan
 
     def text(self, plan: P) -> str:
         """The plan as it stands in a command."""
