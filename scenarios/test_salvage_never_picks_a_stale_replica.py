@@ -37,7 +37,7 @@ def test_salvage_refuses_while_those_who_know_are_away(replicas: tuple[int, ...]
 
 @pytest.mark.system("longhorn")
 def test_salvage_from_whoever_is_first_is_found(live_trials: LiveTrials) -> None:
-    live_trials.convict_at_points(SYSTEM, "salvage-picks-first", points=("U3", "U0", "U4"))
+    live_trials.convict_at_points(SYSTEM, "salvage-picks-first", points=("U3", "U0", "U4"), plans=30)
 
 
 @pytest.mark.system("longhorn")

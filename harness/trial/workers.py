@@ -1,5 +1,6 @@
 """The processes that judge: a pool hands them chunks of states in log order, replaces one that dies, loses no state."""
 
+import contextlib
 import mmap
 import struct
 import time
@@ -63,7 +64,8 @@ class Worker(Closing):
 
     def send(self, chunk: Chunk) -> None:
         self.pending.append(chunk)
-        self._remote.send(msgspec.msgpack.encode(chunk))
+        with contextlib.suppress(BrokenPipeError):  # it has died since it told us something: `died` says so next
+            self._remote.send(msgspec.msgpack.encode(chunk))
 
     def receive(self) -> Told | None:
         """What it told; None if it died before it could."""
