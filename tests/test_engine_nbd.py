@@ -8,6 +8,8 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from harness.machine.image import Image
 pytestmark = pytest.mark.root
 
 SIZE = 4 << 20
+PAUSE_SECONDS = 0.06  # longer than the client waits at one go
 
 
 @pytest.fixture
@@ -155,3 +158,29 @@ def test_a_slow_engine_is_given_up(path: str, image: Image) -> None:
 
         eventually(answers, "the engine is back, and not asked again")
         backend.close()
+
+
+def test_an_answer_that_comes_piece_by_piece_is_taken_whole(path: str) -> None:
+    """An engine that is not given a processor for a while has not ended."""
+    data = random.Random(2).randbytes(1 << 16)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def speak() -> None:
+            client, _ = listener.accept()
+            nbd.greet_client(client, SIZE)
+            *_, cookie, _, _ = nbd.REQUEST.unpack(client.recv(nbd.REQUEST.size))
+            answer = nbd.SIMPLE_REPLY.pack(nbd.REPLY_MAGIC, 0, cookie) + data
+            for at, end in ((0, 7), (7, 20), (20, 4000), (4000, len(answer))):
+                time.sleep(PAUSE_SECONDS)
+                client.sendall(answer[at:end])
+            client.close()
+
+        talker = threading.Thread(target=speak)
+        talker.start()
+        backend = NbdBackend(path, answer_seconds=SECONDS)
+        assert bytes(backend.read(0, len(data))) == data
+        backend.close()
+        talker.join(SECONDS)
+    os.unlink(path)

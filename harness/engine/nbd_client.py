@@ -27,7 +27,6 @@ from harness.engine.nbd_protocol import (
     WRITE,
     WRITE_ZEROES,
     greet_server,
-    receive_exactly,
     send_exactly,
 )
 
@@ -47,7 +46,7 @@ class NbdBackend:
 
     `grace_seconds`: for so long a request waits for an engine to come back to the path once the connection is lost;
     then it gets EIO, and so do all that follow, until one answers there. `answer_seconds`: an engine that takes longer
-    for one request is given up as lost. `moves`: a pipe that brings the paths of engines that take over, a line each,
+    in silence is given up as lost. `moves`: a pipe that brings the paths of engines that take over, a line each,
     while the engine that has a request does not answer it (-1: none).
     """
 
@@ -172,32 +171,35 @@ class NbdBackend:
     ) -> int:
         self._cookie += 1
         send_exactly(sock, REQUEST.pack(REQUEST_MAGIC, 0, kind, self._cookie, offset, length), data)
-        got = self._answer_of(sock)
-        if got < len(self._head) and not (got and receive_exactly(sock, self._head[got:])):
-            raise ConnectionResetError(errno.ECONNRESET, "the engine closed the connection")
+        self._fill(sock, self._head)
         magic, error, cookie = SIMPLE_REPLY.unpack(self._head)
         if magic != REPLY_MAGIC or cookie != self._cookie:
             raise OSError(errno.EPROTO, "not the answer to our request")
-        if into is not None and not error and not receive_exactly(sock, into):
-            raise ConnectionResetError(errno.ECONNRESET, "the engine closed the connection")
+        if into is not None and not error:
+            self._fill(sock, into, begun=True)
         return int(error)
 
-    def _answer_of(self, sock: socket.socket) -> int:
-        """Bytes of the answer's header that have come. Raises TimeoutError, and _Moved if another engine took over.
+    def _fill(self, sock: socket.socket, into: memoryview, *, begun: bool = False) -> None:
+        """Receive so much. `begun`: part of the answer has come. Raises TimeoutError after `answer_seconds` of silence,
+        and _Moved if another engine took over before any of it came.
 
         The kernel waits, in turns of the socket's own timeout: to poll for both costs each request a system call.
         """
         give_up_at = 0.0
-        while True:
+        while into:
             try:
-                return sock.recv_into(self._head)
+                got = sock.recv_into(into)
             except BlockingIOError:
-                if self._move():
+                if not begun and self._move():
                     raise _Moved from None
-            now = time.monotonic()
-            give_up_at = give_up_at or now + self._answer - self._turn
-            if now >= give_up_at:
-                raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self._answer:g} s")
+                now = time.monotonic()
+                give_up_at = give_up_at or now + self._answer - self._turn
+                if now >= give_up_at:
+                    raise TimeoutError(errno.ETIMEDOUT, f"silent for {self._answer:g} s") from None
+                continue
+            if not got:
+                raise ConnectionResetError(errno.ECONNRESET, "the engine closed the connection")
+            into, begun, give_up_at = into[got:], True, 0.0
 
     def _poll_moves(self, seconds: float) -> bool:
         """Wait for so long, or until another engine is to take over."""
@@ -219,7 +221,8 @@ class NbdBackend:
         """The path that was named last; empty if none was."""
         if self._moves < 0 or not select.select([self._moves], [], [], 0)[0]:
             return ""
-        return os.read(self._moves, _PATHS_MAX).decode().splitlines()[-1]
+        named = os.read(self._moves, _PATHS_MAX).decode().splitlines()
+        return named[-1] if named else ""
 
     def _go(self, where: str) -> None:
         self._take(self._connected(where))
