@@ -97,7 +97,10 @@ def fixed(test: Litmus, planted: Operation, before: int) -> Litmus:
     ],
 )
 def test_a_planted_superfluous_fsync_is_named(name: str, planted: Fsync, before: int) -> None:
-    advice, _ = advice_on(fixed(TESTS[name], planted, before), superfluous=True)
-    assert advice.before.intact, advice
+    for _ in range(RACES_MAX):  # the one that is needed seems superfluous where its surprise is not seen
+        advice, _ = advice_on(fixed(TESTS[name], planted, before), superfluous=True)
+        assert advice.before.intact, advice
+        if len(advice.superfluous) == 1:
+            break
     (named,) = advice.superfluous
     assert named.intact and named.text == f"without fsync({planted.path}) at operation {before}"
