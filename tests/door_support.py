@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from volume_support import SECONDS
 
+from fixtures.systems.children import fork
 from harness.engine.nbd_server import serve_nbd
-from harness.machine import fileops, syscalls
+from harness.machine import fileops
 from harness.machine.image import Image
 from harness.machine.process import wait_readable
 
@@ -52,14 +53,7 @@ def nbd_engine(path: str, store: Store) -> Iterator[int]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            syscalls.die_with_parent()
-            syscalls.close_all_except({1, 2, listener.fileno(), store.image.fd})  # above all, the device of the disk
-            serve_nbd(listener, store)
-        finally:
-            os._exit(0)
+    pid = fork("nbd-engine", lambda: serve_nbd(listener, store), 2, {listener.fileno(), store.image.fd})
     listener.close()
     pidfd = os.pidfd_open(pid)
     try:

@@ -117,14 +117,19 @@ class FileBackend:
 
     def read(self, offset: int, length: int) -> memoryview:
         """See Backend."""
-        self._whole(length, lambda part, at: os.preadv(self._fd, [part], at), offset)
-        return self._view[:length]
+        found = self._view[:length]
+        fileops.read_exactly(self._fd, found, offset)
+        return found
 
     def write(self, offset: int, data: memoryview) -> None:
         """See Backend."""
-        length = len(data)
-        self._view[:length] = data
-        self._whole(length, lambda part, at: os.pwritev(self._fd, [part], at), offset)
+        rest = self._view[: len(data)]
+        rest[:] = data
+        while rest:
+            done = os.pwrite(self._fd, rest, offset)
+            if not done:
+                raise OSError(errno.EIO, f"{self._path} ends at byte {offset}")
+            rest, offset = rest[done:], offset + done
 
     def flush(self) -> None:
         """See Backend."""
@@ -138,11 +143,3 @@ class FileBackend:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _whole(self, length: int, move: Callable[[memoryview, int], int], offset: int) -> None:
-        done = 0
-        while done < length:
-            count = move(self._view[done:length], offset + done)
-            if not count:
-                raise OSError(errno.EIO, f"{self._path} ends at byte {offset + done}")
-            done += count

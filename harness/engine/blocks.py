@@ -5,9 +5,10 @@ The log holds written data once; this index is all that reading back costs, 8 by
 
 import itertools
 import mmap
-import os
 from array import array
 from collections.abc import Iterator
+
+from harness.machine.fileops import read_exactly
 
 _BASE = 0  # the log's superblock lies at 0, so no payload does
 _ZEROS = -1
@@ -48,7 +49,7 @@ class BlockIndex:
             if where > _BASE:
                 part[:] = self._log[where : where + size]
             elif where == _BASE:
-                _read_exactly(self._base_fd, part, offset + done)
+                read_exactly(self._base_fd, part, offset + done)
             else:
                 part[:] = bytes(size)
             done += size
@@ -64,12 +65,3 @@ class BlockIndex:
             size = sum(1 for _ in group)
             yield words[at], size * step
             at += size
-
-
-def _read_exactly(fd: int, out: memoryview, offset: int) -> None:
-    got = 0
-    while got < len(out):
-        count = os.preadv(fd, [out[got:]], offset + got)
-        if count == 0:
-            raise EOFError(f"the base image ends at byte {offset + got}")
-        got += count

@@ -88,6 +88,16 @@ def data_extents(fd: int) -> Iterator[Extent]:
         yield start, at - start
 
 
+def read_exactly(fd: int, into: memoryview, offset: int) -> None:
+    """Fill `into` from `offset` on (pread(2)), whatever pieces it comes in. Raises OSError: EIO where the file ends."""
+    done = os.preadv(fd, [into], offset)
+    while done < len(into):
+        got = os.preadv(fd, [into[done:]], offset + done)
+        if not got:
+            raise OSError(errno.EIO, f"it ends at byte {offset + done}")
+        done += got
+
+
 class Shutdown(enum.IntEnum):
     """What survives of a file system that is shut down. Nothing more reaches the device, and every call gets EIO."""
 

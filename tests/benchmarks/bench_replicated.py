@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 
 from fixtures.systems.replicated_volume import control, engine, replica
 from fixtures.systems.replicated_volume.remote import Address
+from fixtures.systems.thin_store.memory import MemoryPool
 from harness.engine.nbd_server import serve_nbd
-from harness.machine import fileops, mounts, syscalls
+from harness.machine import mounts, syscalls
 from harness.machine.image import Image
 from harness.machine.network import Host, Network
 from harness.machine.sandbox import spawn_init
@@ -62,30 +63,9 @@ def front_alone(folder: str, _network: Network) -> Iterator[str]:
     with Image.create(_SIZE, "kept") as image, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        process("nbd", lambda: serve_nbd(listener, Kept(image)))
+        process("nbd", lambda: serve_nbd(listener, MemoryPool(memoryview(image.map))))
         with ForeignDisk(_SPEC, NbdSocket(path)) as disk:
             yield disk.attach().path
-
-
-class Kept:
-    """A backend over an image."""
-
-    def __init__(self, image: Image) -> None:
-        self.size = image.size
-        self._image = image
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self._image.read(offset, length)
-
-    def write(self, offset: int, data: memoryview) -> None:
-        os.pwrite(self._image.fd, data, offset)
-
-    def flush(self) -> None: ...
-
-    def discard(self, offset: int, length: int) -> None:
-        fileops.fallocate(self._image.fd, fileops.FALLOC_PUNCH_HOLE | fileops.FALLOC_KEEP_SIZE, offset, length)
-
-    def close(self) -> None: ...
 
 
 @contextlib.contextmanager
